@@ -1,4 +1,4 @@
-//! What a directory may hold, on its way to the wire. The first byte says which attribute it is;
+//! Directory values, on their way to the wire. The first byte says which attribute it is;
 //! values are separated by 0xff. Must hold: a value that is a target becomes one RCPT command with
 //! one address, and nothing of it a line of its own.
 

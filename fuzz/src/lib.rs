@@ -1,5 +1,5 @@
-//! What several fuzz targets need: a relay that says what it is told to, strict readers, and our
-//! own things made once.
+//! Shared parts of the fuzz targets: a scripted relay, strict readers, and values that are built
+//! once.
 
 use std::io;
 use std::net::SocketAddr;
@@ -164,7 +164,7 @@ pub fn report(composer: &Composer, original: &Message) -> Item {
     items.remove(0)
 }
 
-/// What goes out for an item.
+/// Returns the message sent for an item.
 pub fn whole(item: &Item, original: &Bytes) -> Vec<u8> {
     [&item.prefix, original, &item.suffix].map(AsRef::as_ref).concat()
 }

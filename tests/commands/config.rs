@@ -612,10 +612,10 @@ fn a_sample_that_breaks_off_anywhere_is_loaded_or_explained() {
     }
 }
 
-/// Each directory of `tests/bad-configs` contains an invalid `copyist.toml`, the message `expected`,
-/// optionally `environment` (`NAME=value` lines) and `setup` (`chmod MODE FILE` lines, because git
-/// does not store such modes), and other files that the configuration names. `{dir}` is the directory.
-/// `UPDATE_EXPECT=1 cargo test --test commands config::` rewrites the messages.
+/// Each directory of `tests/bad-configs` contains an invalid `copyist.toml`, the message
+/// `expected`, optionally `environment` (`NAME=value` lines) and `setup` (`chmod MODE FILE` lines,
+/// because git does not store such modes), and other files that the configuration names. `{dir}` is
+/// the directory. `UPDATE_EXPECT=1 cargo test --test commands config::` rewrites the messages.
 #[test]
 fn every_problem_has_location_value_and_fix() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-configs");

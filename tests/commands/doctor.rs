@@ -1,5 +1,5 @@
-//! `copyist doctor` on real Postfix configurations: correct ones have no findings; with each planted
-//! problem it finds exactly that one, and its fix works when run as printed.
+//! `copyist doctor` on real Postfix configurations: correct ones have no findings; with each
+//! planted problem it finds exactly that one, and its fix works when run as printed.
 //!
 //! Postfix's own postconf(1) reads the files. The machine's own mail system is not used.
 

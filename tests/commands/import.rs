@@ -1,5 +1,4 @@
-//! What an administrator brings along: an exported registry key of imsext.dll, Postfix's BCC
-//! parameters.
+//! Migration from an exported registry key of imsext.dll, and from Postfix's BCC parameters.
 
 use crate::lab;
 use std::path::{Path, PathBuf};
@@ -43,7 +42,7 @@ fn path(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// What `copyist check` says of a configuration; it must accept it.
+/// Asserts that `copyist check` accepts a configuration.
 fn check(config: &Path) {
     let checked = copyist(&["check", "--config", path(config)]);
     assert!(checked.status.success(), "{}", stderr(&checked));
@@ -191,7 +190,7 @@ fn the_article_s_key_becomes_an_equivalent_configuration() {
     assert_eq!(reply.code, 550, "{reply:?}");
 }
 
-/// Who gets the reports about a message, all of which come from this NDR address.
+/// Returns the recipients of the reports about a message, all of which come from this NDR address.
 fn recipients(site: &Site, message_id: &str, ndr: &str) -> Vec<String> {
     let report: Report = site.wait_for_report(message_id);
     assert_eq!(report.sender, format!("{ndr}@{DOMAIN}"));

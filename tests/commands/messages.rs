@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// What the page says of those that are no lines of the log: the program ends with them.
+/// The level on the page of messages that end the program and are not logged.
 const ENDS: &str = "ends";
 
 /// A piece of Rust source, as far as it matters here. Comments are left out.

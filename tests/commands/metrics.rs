@@ -1,4 +1,5 @@
-//! Compares `docs/metrics.md` with the code, and the alerts and the dashboard with `docs/metrics.md`.
+//! Compares `docs/metrics.md` with the code, and the alerts and the dashboard with
+//! `docs/metrics.md`.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

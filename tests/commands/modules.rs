@@ -121,7 +121,7 @@ fn every_module_stands_in_the_table() {
     );
 }
 
-/// What a source at depth 1 uses, as `line:module`.
+/// Returns the modules that a source at depth 1 uses, as `line:module`.
 fn uses(text: &str) -> Vec<String> {
     let read = source::read(text, 1);
     let uses = read.uses.iter();

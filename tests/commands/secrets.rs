@@ -48,7 +48,7 @@ fn has(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
-/// What must not be told, each in the forms that it is sent or kept in.
+/// Returns the secrets, each in the forms in which they are sent or stored.
 fn secrets(site: &Site) -> Vec<Vec<u8>> {
     let key = std::fs::read_to_string(site.copyist.state_dir().join("seal.key")).expect("made");
     let raw = STANDARD.decode(key.trim()).expect("base64");
@@ -130,7 +130,7 @@ fn no_log_page_or_command_shows_a_secret_or_a_message() {
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
     let id = listed["items"][0]["id"]
         .as_str()
-        .expect("something is owed");
+        .expect("an item is queued");
     for (method, path) in copyist::admin::paths() {
         if method == "GET" {
             told_by.push((path, page(site.admin, &path.replace("{id}", id))));

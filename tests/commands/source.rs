@@ -3,7 +3,7 @@
 //! Not a parser: it knows what is a comment or a text, which braces belong together, and what
 //! follows `#[cfg(test)]`.
 
-/// What a source file says about other modules.
+/// The modules that a source file names.
 #[derive(Debug, Default)]
 pub(crate) struct Source {
     /// The modules of the crate's root that are named outside of tests.

@@ -65,7 +65,7 @@ impl Bench {
         Bench::start_on(dir, spool, relay, retry)
     }
 
-    /// Delivers what this spool owes.
+    /// Delivers the items of this spool.
     pub fn start_on(dir: TempDir, spool: Spool, relay: RelaySettings, retry: Retry) -> Bench {
         let settings = Arc::new(ArcSwap::from_pointee(Settings { relay, retry }));
         let stop = CancellationToken::new();
@@ -101,17 +101,22 @@ impl Bench {
         self.settings.store(Arc::new(Settings { relay, retry }));
     }
 
-    /// Owes one item.
-    pub async fn owe(&self, item: Item, original: impl Into<Bytes>) {
-        self.owe_since(SystemTime::now(), item, original).await;
+    /// Enqueues one item.
+    pub async fn enqueue(&self, item: Item, original: impl Into<Bytes>) {
+        self.enqueue_since(SystemTime::now(), item, original).await;
     }
 
-    /// Owes one item of a message that came then.
-    pub async fn owe_since(&self, received: SystemTime, item: Item, original: impl Into<Bytes>) {
-        owe_in(&self.spool, received, item, original).await;
+    /// Enqueues one item of a message that came then.
+    pub async fn enqueue_since(
+        &self,
+        received: SystemTime,
+        item: Item,
+        original: impl Into<Bytes>,
+    ) {
+        enqueue_in(&self.spool, received, item, original).await;
     }
 
-    /// What is owed.
+    /// The queued items.
     pub async fn listed(&self) -> Vec<QueueEntry> {
         let all = ListFilter {
             dead_only: false,
@@ -120,7 +125,7 @@ impl Bench {
         self.spool.list(all).await.expect("read")
     }
 
-    /// Waits until what is owed is as described.
+    /// Waits until the queue is as described.
     pub async fn until(
         &self,
         what: &str,
@@ -135,15 +140,15 @@ impl Bench {
             }
             assert!(
                 tokio::time::Instant::now() < deadline,
-                "{what}: not after {PATIENCE:?}; owed: {listed:#?}"
+                "{what}: not after {PATIENCE:?}; queued: {listed:#?}"
             );
             tick.tick().await;
         }
     }
 
-    /// Waits until nothing is owed.
-    pub async fn until_nothing_is_owed(&self) {
-        self.until("nothing is owed", <[QueueEntry]>::is_empty)
+    /// Waits until the queue is empty.
+    pub async fn until_queue_is_empty(&self) {
+        self.until("the queue is empty", <[QueueEntry]>::is_empty)
             .await;
     }
 
@@ -182,8 +187,13 @@ pub fn fresh() -> (TempDir, Spool) {
     (dir, spool)
 }
 
-/// Owes one item in this spool, of a message that came then.
-pub async fn owe_in(spool: &Spool, received: SystemTime, item: Item, original: impl Into<Bytes>) {
+/// Enqueues one item in this spool, of a message that came then.
+pub async fn enqueue_in(
+    spool: &Spool,
+    received: SystemTime,
+    item: Item,
+    original: impl Into<Bytes>,
+) {
     let submission = Submission {
         original: original.into().into(),
         items: vec![item],

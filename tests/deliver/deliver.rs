@@ -14,8 +14,8 @@ use proptest::test_runner::TestRunner;
 use tokio::net::TcpListener;
 
 use bench::{
-    AT_ONCE, Bench, ONCE, PATIENCE, address, composer, fresh, id, item, owe_in, patiently, prefix,
-    relay,
+    AT_ONCE, Bench, ONCE, PATIENCE, address, composer, enqueue_in, fresh, id, item, patiently,
+    prefix, relay,
 };
 use lab::{SmtpSink, postmaster};
 
@@ -28,8 +28,8 @@ fn no(code: u16) -> Reply {
     Reply::new(code, Enhanced((code / 100) as u8, 7, 1), "says the sink")
 }
 
-/// What must arrive: every line break a CRLF, and one at the end. Written plainly, to be compared
-/// with.
+/// Returns the expected message: every line break a CRLF, and one at the end. Deliberately simple,
+/// as a reference.
 fn expected(sent: &[u8]) -> Vec<u8> {
     let text: String = sent.iter().copied().map(char::from).collect();
     let mut lines = text.replace("\r\n", "\n").replace('\r', "\n");
@@ -56,9 +56,9 @@ async fn arrives(originals: Vec<Vec<u8>>) {
             body: BodyKind::EightBit,
             ..item(n, &["a@c.test"])
         };
-        bench.owe(eight_bit, original.clone()).await;
+        bench.enqueue(eight_bit, original.clone()).await;
     }
-    bench.until_nothing_is_owed().await;
+    bench.until_queue_is_empty().await;
     let received = sink.received();
     assert_eq!(received.len(), originals.len());
     for (n, original) in originals.iter().enumerate() {
@@ -134,7 +134,7 @@ async fn each_recipient_has_its_own_outcome() {
     sink.reject("c@c.test", no(451));
     let bench = Bench::start(relay(sink.address()), ONCE);
     bench
-        .owe(item(1, &["a@c.test", "b@c.test", "c@c.test"]), "x\r\n")
+        .enqueue(item(1, &["a@c.test", "b@c.test", "c@c.test"]), "x\r\n")
         .await;
     patiently("report and NDR", sink.wait_for(2)).await;
     let listed = bench
@@ -171,9 +171,9 @@ async fn items_queued_ten_years_ahead_are_delivered_now() {
     let bench = Bench::start(relay(sink.address()), ONCE);
     let ahead = SystemTime::now() + Duration::from_secs(10 * 365 * 86400);
     bench
-        .owe_since(ahead, item(1, &["a@c.test"]), "x\r\n")
+        .enqueue_since(ahead, item(1, &["a@c.test"]), "x\r\n")
         .await;
-    bench.until_nothing_is_owed().await;
+    bench.until_queue_is_empty().await;
     assert_eq!(sink.received().len(), 1);
 }
 
@@ -187,22 +187,24 @@ async fn a_version_bounces_after_days_and_a_report_never_does() {
         kind: Kind::Version,
         ..item(1, &["b@c.test"])
     };
-    bench.owe_since(long_ago, version.clone(), "x\r\n").await;
+    bench
+        .enqueue_since(long_ago, version.clone(), "x\r\n")
+        .await;
     patiently("the NDR", sink.wait_for(1)).await;
     let ndr = String::from_utf8_lossy(&sink.received()[0].data).into_owned();
     assert!(
         ndr.contains("Status: 4.4.7") && ndr.contains("Undeliverable: x"),
         "{ndr}"
     );
-    bench.until_nothing_is_owed().await;
+    bench.until_queue_is_empty().await;
     // A younger one waits, and so does a report of any age.
     let younger = Item {
         id: id(2),
         ..version
     };
-    bench.owe(younger, "x\r\n").await;
+    bench.enqueue(younger, "x\r\n").await;
     bench
-        .owe_since(long_ago, item(3, &["b@c.test"]), "x\r\n")
+        .enqueue_since(long_ago, item(3, &["b@c.test"]), "x\r\n")
         .await;
     let is_waiting =
         |listed: &QueueEntry| listed.attempts > 0 && listed.targets[0].state.name() == "waiting";
@@ -228,10 +230,10 @@ async fn envelopes_say_where_bounces_go() {
         ndr: None,
         ..item(2, &["n@c.test"])
     };
-    bench.owe(report, "x\r\n").await;
-    bench.until_nothing_is_owed().await;
-    bench.owe(ndr, "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(report, "x\r\n").await;
+    bench.until_queue_is_empty().await;
+    bench.enqueue(ndr, "x\r\n").await;
+    bench.until_queue_is_empty().await;
     let received = sink.received();
     assert_eq!(received[0].sender, "bounces@c.test");
     let params = &received[0].sender_params;
@@ -254,7 +256,7 @@ async fn encryption_that_is_required_and_not_offered_delivers_nothing() {
         ..relay(sink.address())
     };
     let bench = Bench::start(settings, ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
     bench
         .until("it waits for STARTTLS", |listed| {
             let said = listed[0].targets[0]
@@ -267,7 +269,7 @@ async fn encryption_that_is_required_and_not_offered_delivers_nothing() {
     assert!(sink.received().is_empty());
 }
 
-/// A relay that is away, and so many items owed, of which one at least was tried.
+/// A relay that is away, and so many queued items, of which one at least was tried.
 async fn found_away(items: usize) -> (SmtpSink, Bench, Vec<QueueEntry>) {
     let mut real = SmtpSink::start_keeping();
     let settings = RelaySettings {
@@ -277,7 +279,7 @@ async fn found_away(items: usize) -> (SmtpSink, Bench, Vec<QueueEntry>) {
     real.stop();
     let bench = Bench::start(settings, AT_ONCE);
     for n in 0..items {
-        bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+        bench.enqueue(item(n, &["a@c.test"]), "x\r\n").await;
     }
     let listed = bench
         .until("the relay was found away", |listed| {
@@ -302,7 +304,7 @@ async fn an_item_dropped_during_an_outage_is_not_sent_afterwards() {
         assert!(dropped.expect("dropped"), "{n}");
     }
     real.restart();
-    bench.until_nothing_is_owed().await;
+    bench.until_queue_is_empty().await;
     let messages = real.messages();
     assert_eq!(messages.len(), ITEMS / 2);
     for n in (1..ITEMS).step_by(2) {
@@ -318,13 +320,13 @@ async fn an_item_dropped_during_an_outage_is_not_sent_afterwards() {
 async fn another_relay_takes_over_without_a_restart() {
     let (old, new) = (sink().await, sink().await);
     let bench = Bench::start(relay(old.address()), ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_queue_is_empty().await;
     bench.reload(relay(new.address()));
     // The old one may have been asked for a slot already when the settings change.
     for n in 2.. {
-        bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
-        bench.until_nothing_is_owed().await;
+        bench.enqueue(item(n, &["a@c.test"]), "x\r\n").await;
+        bench.until_queue_is_empty().await;
         if !new.received().is_empty() {
             break;
         }
@@ -338,7 +340,7 @@ async fn a_rejected_ndr_is_a_dead_letter_until_it_is_retried() {
     refusing.reject("a@c.test", no(550));
     refusing.reject("ndr@c.test", no(550));
     let bench = Bench::start(relay(refusing.address()), ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
     let listed = bench
         .until("a dead letter", |listed| {
             listed[0].targets[0].state.name() == "dead"
@@ -369,7 +371,7 @@ async fn a_rejected_ndr_is_a_dead_letter_until_it_is_retried() {
         }
     };
     patiently("the NDR", retried).await;
-    bench.until_nothing_is_owed().await;
+    bench.until_queue_is_empty().await;
     assert_eq!(taking.received()[0].recipients[0].0, "ndr@c.test");
 }
 
@@ -386,7 +388,7 @@ async fn a_rejecting_mailbox_causes_ten_ndrs_an_hour_and_one_digest() {
     let (dir, spool) = fresh();
     let ago = SystemTime::now() - Duration::from_secs(7200);
     for n in [5_000_001, 5_000_002] {
-        owe_in(&spool, ago, item(n, &["b@c.test"]), "x\r\n").await;
+        enqueue_in(&spool, ago, item(n, &["b@c.test"]), "x\r\n").await;
         let result = DeliveryResult {
             outcomes: vec![(
                 address("b@c.test"),
@@ -403,7 +405,7 @@ async fn a_rejecting_mailbox_causes_ten_ndrs_an_hour_and_one_digest() {
     let bench = Bench::start_on(dir, spool, settings, ONCE);
     let begun = Instant::now();
     for n in 0..refused {
-        bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+        bench.enqueue(item(n, &["a@c.test"]), "x\r\n").await;
     }
     let dead = refused - 10 + 2;
     let is_over = async || {
@@ -474,10 +476,10 @@ async fn smtp_sink_accepts_all_queued_items() {
         let bench = Bench::start(relay(real.address()), ONCE);
         for n in 0..5 {
             bench
-                .owe(item(n, &["a@c.test", "b@c.test"]), "x\r\n.\r\n")
+                .enqueue(item(n, &["a@c.test", "b@c.test"]), "x\r\n.\r\n")
                 .await;
         }
-        bench.until_nothing_is_owed().await;
+        bench.until_queue_is_empty().await;
         real.wait_for(5, Duration::from_secs(10));
         assert_eq!(real.count(), 5, "{options:?}");
     }
@@ -491,7 +493,7 @@ async fn eight_bit_mail_waits_for_a_relay_that_takes_it() {
         body: BodyKind::EightBit,
         ..item(1, &["a@c.test"])
     };
-    bench.owe(eight_bit, b"\xe4\r\n".to_vec()).await;
+    bench.enqueue(eight_bit, b"\xe4\r\n".to_vec()).await;
     let (_, said) = bench.until_tried(1).await;
     assert!(said.contains("8BITMIME"), "{said}");
     assert_eq!(real.count(), 0);
@@ -513,7 +515,7 @@ async fn smtp_sink_s_refusals_are_understood() {
     ] {
         let real = SmtpSink::start_with(&options);
         let bench = Bench::start(relay(real.address()), ONCE);
-        bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+        bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
         let listed = bench
             .until("it was tried", |listed| {
                 listed.len() == 1
@@ -540,7 +542,7 @@ async fn after_an_outage_everything_is_sent_and_no_item_lost_attempts() {
     let attempts: u32 = listed.iter().map(|item| item.attempts).sum();
     assert_eq!(attempts, 0, "an attempt that reached no relay is no item's");
     real.restart();
-    bench.until_nothing_is_owed().await;
+    bench.until_queue_is_empty().await;
     let messages = real.messages();
     assert_eq!(messages.len(), ITEMS);
     for n in 0..ITEMS {

@@ -10,7 +10,7 @@ use copyist::secret::Secret;
 use tokio::sync::Notify;
 
 use bench::{AT_ONCE, Bench, ONCE, id, item, patiently, prefix, relay};
-use faulty::{Act, Faulty};
+use faulty::{Act, FaultyRelay};
 
 const USUAL: &[&str] = &["PIPELINING", "8BITMIME", "DSN", "ENHANCEDSTATUSCODES"];
 
@@ -23,14 +23,14 @@ fn first(step: &'static str, act: Act) -> impl Fn(usize, &str) -> Option<Act> {
 /// and the second attempt brings the same Message-ID. Gives how often the relay has got the
 /// message.
 async fn survives(step: &'static str, act: Act, timeout: Duration) -> usize {
-    let faulty = Faulty::start(USUAL, first(step, act)).await;
+    let faulty = FaultyRelay::start(USUAL, first(step, act)).await;
     let settings = RelaySettings {
         timeout,
         ..relay(faulty.address())
     };
     let bench = Bench::start(settings, AT_ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_queue_is_empty().await;
     let seen = faulty.seen();
     let last = *seen.of(0).last().expect("it was connected to");
     // These are said together.
@@ -100,10 +100,10 @@ async fn nonsense_is_not_a_reply() {
 #[tokio::test]
 async fn an_ehlo_answer_that_lettre_panics_on_is_read() {
     let act = Act::Say("250-relay\r\n250-  \r\n250 SIZE\r\n");
-    let faulty = Faulty::start(USUAL, first("EHLO", act)).await;
+    let faulty = FaultyRelay::start(USUAL, first("EHLO", act)).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_queue_is_empty().await;
     let seen = faulty.seen();
     assert!(
         seen.of(0).iter().any(|step| step.contains("SIZE=")),
@@ -136,10 +136,10 @@ async fn a_reply_too_many_puts_nothing_out_of_step() {
             "." => Some(Act::Say("451 4.0.0 not kept\r\n")),
             _ => said.starts_with(step).then_some(Act::Say(twice)),
         };
-        let faulty = Faulty::start(&[], script).await;
+        let faulty = FaultyRelay::start(&[], script).await;
         let bench = Bench::start(relay(faulty.address()), AT_ONCE);
-        bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-        bench.until_nothing_is_owed().await;
+        bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+        bench.until_queue_is_empty().await;
         let seen = faulty.seen();
         assert!(seen.of(1).contains(&"."), "{step}: {:?}", seen.steps);
     }
@@ -147,10 +147,12 @@ async fn a_reply_too_many_puts_nothing_out_of_step() {
 
 #[tokio::test]
 async fn a_relay_without_extensions_gets_plain_single_commands() {
-    let faulty = Faulty::start(&[], |_, _| None).await;
+    let faulty = FaultyRelay::start(&[], |_, _| None).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
-    bench.owe(item(1, &["a@c.test", "b@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench
+        .enqueue(item(1, &["a@c.test", "b@c.test"]), "x\r\n")
+        .await;
+    bench.until_queue_is_empty().await;
     let seen = faulty.seen();
     assert_eq!(seen.longest_batch, 1, "{:?}", seen.steps);
     assert!(
@@ -167,16 +169,18 @@ async fn a_relay_without_extensions_gets_plain_single_commands() {
 
 #[tokio::test]
 async fn a_relay_with_pipelining_gets_the_envelope_at_once() {
-    let faulty = Faulty::start(USUAL, |_, _| None).await;
+    let faulty = FaultyRelay::start(USUAL, |_, _| None).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
-    bench.owe(item(1, &["a@c.test", "b@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench
+        .enqueue(item(1, &["a@c.test", "b@c.test"]), "x\r\n")
+        .await;
+    bench.until_queue_is_empty().await;
     assert_eq!(faulty.seen().longest_batch, 4);
 }
 
 #[tokio::test]
 async fn many_recipients_are_sent_in_batches_before_the_data() {
-    let faulty = Faulty::start(USUAL, |_, said| {
+    let faulty = FaultyRelay::start(USUAL, |_, said| {
         said.contains("no@").then_some(Act::Say("550 5.1.1 no\r\n"))
     })
     .await;
@@ -184,8 +188,8 @@ async fn many_recipients_are_sent_in_batches_before_the_data() {
     let many: Vec<String> = (0..120).map(|n| format!("r{n}@c.test")).collect();
     let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
     many.push("no@c.test");
-    bench.owe(item(1, &many), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(item(1, &many), "x\r\n").await;
+    bench.until_queue_is_empty().await;
     let seen = faulty.seen();
     // The message, and the NDR about the one who was refused.
     assert_eq!(seen.messages.len(), 2);
@@ -201,10 +205,10 @@ async fn a_354_without_accepted_recipients_sends_no_message() {
         "DATA" => Some(Act::Say("354 go on\r\n")),
         _ => said.contains("no@").then_some(Act::Say("550 5.1.1 no\r\n")),
     };
-    let faulty = Faulty::start(USUAL, script).await;
+    let faulty = FaultyRelay::start(USUAL, script).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
-    bench.owe(item(1, &["no@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(item(1, &["no@c.test"]), "x\r\n").await;
+    bench.until_queue_is_empty().await;
     let seen = faulty.seen();
     assert_eq!(seen.of(0).last(), Some(&"DATA"), "{:?}", seen.steps);
     assert_eq!(seen.messages.len(), 1, "the NDR");
@@ -213,9 +217,11 @@ async fn a_354_without_accepted_recipients_sends_no_message() {
 
 #[tokio::test]
 async fn a_report_over_the_announced_size_becomes_a_dead_letter() {
-    let faulty = Faulty::start(&["SIZE 1000"], |_, _| None).await;
+    let faulty = FaultyRelay::start(&["SIZE 1000"], |_, _| None).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
-    bench.owe(item(1, &["a@c.test"]), vec![b'x'; 1001]).await;
+    bench
+        .enqueue(item(1, &["a@c.test"]), vec![b'x'; 1001])
+        .await;
     // The NDR has the whole report in it and is larger still.
     let listed = bench
         .until("a dead letter", |listed| {
@@ -232,7 +238,7 @@ async fn a_report_over_the_announced_size_becomes_a_dead_letter() {
 
 #[tokio::test]
 async fn a_password_is_not_sent_in_the_clear() {
-    let faulty = Faulty::start(&["AUTH PLAIN LOGIN"], |_, _| None).await;
+    let faulty = FaultyRelay::start(&["AUTH PLAIN LOGIN"], |_, _| None).await;
     let settings = RelaySettings {
         // Reaches this machine, and does not look like it.
         host: "0.0.0.0".into(),
@@ -243,7 +249,7 @@ async fn a_password_is_not_sent_in_the_clear() {
         ..relay(faulty.address())
     };
     let bench = Bench::start(settings, ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
     let said = bench
         .until("it was tried", |listed| {
             listed[0].targets[0].last_reply.is_some()
@@ -265,14 +271,14 @@ async fn data_injected_before_tls_is_ignored() {
     // As many yeses as a delivery asks for, in front of a handshake that is none.
     let injected =
         "220 go\r\n250 ehlo\r\n250 ehlo\r\n250 mail\r\n250 rcpt\r\n354 data\r\n250 kept\r\n";
-    let faulty = Faulty::start(&["STARTTLS"], first("STARTTLS", Act::Say(injected))).await;
+    let faulty = FaultyRelay::start(&["STARTTLS"], first("STARTTLS", Act::Say(injected))).await;
     let settings = RelaySettings {
         tls: Tls::Required,
         timeout: SHORT,
         ..relay(faulty.address())
     };
     let bench = Bench::start(settings, ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
     let (listed, said) = bench
         .until("it was tried", |listed| {
             listed[0].targets[0].last_reply.is_some()
@@ -291,12 +297,12 @@ async fn a_connection_closed_while_idle_is_not_a_failure() {
         _ if said.contains("later@") => Some(Act::Say("451 4.0.0 later\r\n")),
         _ => None,
     };
-    let faulty = Faulty::start(USUAL, script).await;
+    let faulty = FaultyRelay::start(USUAL, script).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_queue_is_empty().await;
     bench
-        .owe(item(2, &["a@c.test", "later@c.test"]), "x\r\n")
+        .enqueue(item(2, &["a@c.test", "later@c.test"]), "x\r\n")
         .await;
     let (item, _) = bench.until_tried(2).await;
     let states: Vec<_> = item
@@ -311,13 +317,13 @@ async fn a_connection_closed_while_idle_is_not_a_failure() {
 #[tokio::test]
 async fn a_connection_in_order_is_used_for_the_next_item() {
     let script = |_, said: &str| said.contains("no@").then_some(Act::Say("550 5.1.1 no\r\n"));
-    let faulty = Faulty::start(USUAL, script).await;
+    let faulty = FaultyRelay::start(USUAL, script).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
     for n in 1..=3 {
         // Refused wholly, in part, not at all.
         let targets = &["no@c.test", "a@c.test"][usize::from(n == 3)..usize::from(n > 1) + 1];
-        bench.owe(item(n, targets), "x\r\n").await;
-        bench.until_nothing_is_owed().await;
+        bench.enqueue(item(n, targets), "x\r\n").await;
+        bench.until_queue_is_empty().await;
     }
     let seen = faulty.seen();
     assert!(
@@ -332,13 +338,13 @@ async fn a_connection_in_order_is_used_for_the_next_item() {
 #[tokio::test]
 async fn shutdown_finishes_deliveries_and_starts_none() {
     let go_on = Arc::new(Notify::new());
-    let faulty = Faulty::start(USUAL, first(".", Act::After(go_on.clone()))).await;
+    let faulty = FaultyRelay::start(USUAL, first(".", Act::After(go_on.clone()))).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
     faulty
         .until("the data is there", |seen| !seen.messages.is_empty())
         .await;
-    bench.owe(item(2, &["a@c.test"]), "x\r\n").await;
+    bench.enqueue(item(2, &["a@c.test"]), "x\r\n").await;
     bench.stop.cancel();
     go_on.notify_one();
     let (spool, _dir) = patiently("it stops", bench.stopped()).await;
@@ -354,10 +360,10 @@ fn large() -> Vec<u8> {
 
 #[tokio::test]
 async fn a_message_in_a_file_is_sent_byte_for_byte_without_loading_it() {
-    let faulty = Faulty::start(USUAL, |_, _| None).await;
+    let faulty = FaultyRelay::start(USUAL, |_, _| None).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
-    bench.owe(item(1, &["a@c.test"]), large()).await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(item(1, &["a@c.test"]), large()).await;
+    bench.until_queue_is_empty().await;
     let seen = faulty.seen();
     let stuffed = String::from_utf8(large())
         .expect("ASCII")
@@ -376,9 +382,9 @@ async fn a_message_in_a_file_is_sent_byte_for_byte_without_loading_it() {
 #[tokio::test]
 async fn a_truncated_body_file_is_never_delivered_as_half_a_message() {
     let go_on = Arc::new(Notify::new());
-    let faulty = Faulty::start(USUAL, first("DATA", Act::After(go_on.clone()))).await;
+    let faulty = FaultyRelay::start(USUAL, first("DATA", Act::After(go_on.clone()))).await;
     let bench = Bench::start(relay(faulty.address()), AT_ONCE);
-    bench.owe(item(1, &["a@c.test"]), large()).await;
+    bench.enqueue(item(1, &["a@c.test"]), large()).await;
     faulty
         .until("the data is asked for", |seen| seen.of(0).contains(&"DATA"))
         .await;
@@ -404,7 +410,7 @@ async fn starttls_in_lower_case_is_used() {
         said.starts_with("STARTTLS")
             .then_some(Act::SayAndClose("454 4.7.0 not now\r\n"))
     };
-    let faulty = Faulty::start(&["starttls"], script).await;
+    let faulty = FaultyRelay::start(&["starttls"], script).await;
     // With a password there is no other way.
     let settings = RelaySettings {
         tls: Tls::Opportunistic,
@@ -415,7 +421,7 @@ async fn starttls_in_lower_case_is_used() {
         ..relay(faulty.address())
     };
     let bench = Bench::start(settings, ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
     let seen = faulty
         .until("it is asked to encrypt", |seen| {
             seen.of(0).contains(&"STARTTLS")
@@ -430,12 +436,12 @@ async fn a_reply_too_many_ends_a_kept_connection() {
         (0, ".") => Some(Act::Say("250 2.0.0 kept\r\n250 2.0.0 again\r\n")),
         _ => said.contains("no@").then_some(Act::Say("554 5.7.1 no\r\n")),
     };
-    let faulty = Faulty::start(USUAL, script).await;
+    let faulty = FaultyRelay::start(USUAL, script).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
-    bench.owe(item(2, &["no@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_queue_is_empty().await;
+    bench.enqueue(item(2, &["no@c.test"]), "x\r\n").await;
+    bench.until_queue_is_empty().await;
     let seen = faulty.seen();
     let begun_again = seen.of(0).last() == Some(&".");
     assert!(begun_again, "{:?}", seen.steps);
@@ -453,15 +459,15 @@ async fn a_surplus_late_reply_neither_rejects_nor_delivers() {
             (0, ".") => Some(Act::SayMore("250 2.0.0 again\r\n", again.clone())),
             _ => said.contains("no@").then_some(Act::Say("554 5.7.1 no\r\n")),
         };
-        let faulty = Faulty::start(offers, script).await;
+        let faulty = FaultyRelay::start(offers, script).await;
         let bench = Bench::start(relay(faulty.address()), AT_ONCE);
-        bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-        bench.until_nothing_is_owed().await;
+        bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+        bench.until_queue_is_empty().await;
         go_on.notify_one();
         bench
-            .owe(item(2, &["no@c.test", "a@c.test"]), "x\r\n")
+            .enqueue(item(2, &["no@c.test", "a@c.test"]), "x\r\n")
             .await;
-        bench.until_nothing_is_owed().await;
+        bench.until_queue_is_empty().await;
         let messages = faulty.seen().messages;
         let texts = messages.iter().map(|text| String::from_utf8_lossy(text));
         let texts: Vec<_> = texts.map(std::borrow::Cow::into_owned).collect();
@@ -478,9 +484,9 @@ async fn a_surplus_late_reply_neither_rejects_nor_delivers() {
 #[tokio::test]
 async fn a_relay_that_takes_a_message_before_its_end_has_not_taken_it() {
     let early = Act::Say("354 go on\r\n250 2.0.0 kept\r\n");
-    let faulty = Faulty::start(USUAL, first("DATA", early)).await;
+    let faulty = FaultyRelay::start(USUAL, first("DATA", early)).await;
     let bench = Bench::start(relay(faulty.address()), AT_ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_queue_is_empty().await;
     assert!(faulty.seen().of(1).contains(&"."));
 }

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::bench::patiently;
 
-/// What is done instead of what would be in order.
+/// An act in place of the correct reply.
 #[derive(Clone)]
 pub(crate) enum Act {
     /// This is said.
@@ -30,7 +30,7 @@ pub(crate) enum Act {
     After(Arc<Notify>),
     /// Everything in order, but no sooner.
     Slow(Duration),
-    /// What is in order, and then, once it is told to, this.
+    /// The correct reply, and this text once notified.
     SayMore(&'static str, Arc<Notify>),
 }
 
@@ -38,9 +38,9 @@ pub(crate) enum Act {
 /// line, `CONNECT` or `.` for the end of the data. `None`: what is in order.
 pub(crate) type Script = Arc<dyn Fn(usize, &str) -> Option<Act> + Send + Sync>;
 
-/// What it has seen.
+/// The record of a faulty relay.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct RelayRecord {
     /// Steps, with the number of their connection.
     pub steps: Vec<(usize, String)>,
     /// The most command lines that came in one read.
@@ -49,20 +49,20 @@ pub(crate) struct Seen {
     pub messages: Vec<Vec<u8>>,
 }
 
-pub(crate) struct Faulty {
+pub(crate) struct FaultyRelay {
     address: SocketAddr,
-    seen: watch::Receiver<Seen>,
+    seen: watch::Receiver<RelayRecord>,
     serving: JoinHandle<()>,
 }
 
-impl Faulty {
+impl FaultyRelay {
     /// Offers these extensions.
     pub(crate) async fn start(
         offers: &'static [&'static str],
         script: impl Fn(usize, &str) -> Option<Act> + Send + Sync + 'static,
-    ) -> Faulty {
+    ) -> FaultyRelay {
         let at = SocketAddr::from(([127, 0, 0, 1], 0));
-        Faulty::start_at(at, offers, script).await
+        FaultyRelay::start_at(at, offers, script).await
     }
 
     /// The same at this address.
@@ -70,10 +70,10 @@ impl Faulty {
         at: SocketAddr,
         offers: &'static [&'static str],
         script: impl Fn(usize, &str) -> Option<Act> + Send + Sync + 'static,
-    ) -> Faulty {
+    ) -> FaultyRelay {
         let listener = TcpListener::bind(at).await.expect("bound");
         let address = listener.local_addr().expect("bound");
-        let (tell, seen) = watch::channel(Seen::default());
+        let (tell, seen) = watch::channel(RelayRecord::default());
         let script: Script = Arc::new(script);
         let serving = tokio::spawn(async move {
             let mut sessions = tokio::task::JoinSet::new();
@@ -94,7 +94,7 @@ impl Faulty {
                 });
             }
         });
-        Faulty {
+        FaultyRelay {
             address,
             seen,
             serving,
@@ -105,25 +105,29 @@ impl Faulty {
         self.address
     }
 
-    pub(crate) fn seen(&self) -> Seen {
+    pub(crate) fn seen(&self) -> RelayRecord {
         self.seen.borrow().clone()
     }
 
     /// Waits until it has seen this.
-    pub(crate) async fn until(&self, what: &str, is_so: impl FnMut(&Seen) -> bool) -> Seen {
+    pub(crate) async fn until(
+        &self,
+        what: &str,
+        is_so: impl FnMut(&RelayRecord) -> bool,
+    ) -> RelayRecord {
         let mut seen = self.seen.clone();
         let found = patiently(what, seen.wait_for(is_so)).await;
         found.expect("the relay runs").clone()
     }
 }
 
-impl Drop for Faulty {
+impl Drop for FaultyRelay {
     fn drop(&mut self) {
         self.serving.abort();
     }
 }
 
-impl Seen {
+impl RelayRecord {
     /// The steps of one connection.
     pub(crate) fn of(&self, number: usize) -> Vec<&str> {
         let of = self.steps.iter().filter(|(n, _)| *n == number);
@@ -136,22 +140,22 @@ struct Session {
     number: usize,
     offers: &'static [&'static str],
     script: Script,
-    tell: watch::Sender<Seen>,
+    tell: watch::Sender<RelayRecord>,
     /// Recipients of the transaction.
     accepted: usize,
 }
 
 /// The connection is over.
-struct Over;
+struct ConnectionClosed;
 
-impl From<std::io::Error> for Over {
-    fn from(_: std::io::Error) -> Over {
-        Over
+impl From<std::io::Error> for ConnectionClosed {
+    fn from(_: std::io::Error) -> ConnectionClosed {
+        ConnectionClosed
     }
 }
 
 impl Session {
-    async fn serve(&mut self) -> Result<(), Over> {
+    async fn serve(&mut self) -> Result<(), ConnectionClosed> {
         self.answer("CONNECT", "220 faulty.test ESMTP\r\n").await?;
         let (mut input, mut in_data) = (Vec::new(), false);
         loop {
@@ -183,7 +187,7 @@ impl Session {
             let mut buffer = vec![0; 64 * 1024];
             let read = self.stream.read(&mut buffer).await?;
             if read == 0 {
-                return Err(Over);
+                return Err(ConnectionClosed);
             }
             if !in_data {
                 let lines = buffer[..read].iter().filter(|byte| **byte == b'\n').count();
@@ -195,7 +199,7 @@ impl Session {
     }
 
     /// Whether data follows.
-    async fn command(&mut self, line: &str) -> Result<bool, Over> {
+    async fn command(&mut self, line: &str) -> Result<bool, ConnectionClosed> {
         let verb = line
             .split([' ', ':'])
             .next()
@@ -221,7 +225,7 @@ impl Session {
         Ok(verb == "DATA" && said.starts_with("354"))
     }
 
-    async fn answer(&mut self, step: &str, in_order: &str) -> Result<String, Over> {
+    async fn answer(&mut self, step: &str, in_order: &str) -> Result<String, ConnectionClosed> {
         let act = (self.script)(self.number, step);
         self.tell
             .send_modify(|seen| seen.steps.push((self.number, step.to_owned())));
@@ -229,7 +233,7 @@ impl Session {
             None => (in_order, false),
             Some(Act::Say(said)) => (said, false),
             Some(Act::SayAndClose(said)) => (said, true),
-            Some(Act::Close) => return Err(Over),
+            Some(Act::Close) => return Err(ConnectionClosed),
             Some(Act::Hang) => std::future::pending().await,
             Some(Act::Slow(wait)) => {
                 tokio::time::sleep(wait).await;
@@ -248,7 +252,7 @@ impl Session {
         };
         self.stream.write_all(said.as_bytes()).await?;
         if close {
-            Err(Over)
+            Err(ConnectionClosed)
         } else {
             Ok(said.to_owned())
         }

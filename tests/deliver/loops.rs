@@ -19,7 +19,7 @@ use tempfile::TempDir;
 const PEOPLE: &str = "dn: cn=dan,dc=example\ncn: dan\nmail: dan@example.test\n";
 
 /// A site whose archive takes every report and sends it back.
-struct Circle {
+struct LoopingSite {
     archive: Postfix,
     site: Postfix,
     copyist: Copyist,
@@ -29,9 +29,9 @@ struct Circle {
     _routes: TempDir,
 }
 
-impl Circle {
+impl LoopingSite {
     /// `archive` are lines of the archive's `main.cf`.
-    fn start(archive: &[&str]) -> Circle {
+    fn start(archive: &[&str]) -> LoopingSite {
         let mail = SmtpSink::start();
         // Behind the archive's MTA, which has taken the report by then.
         let mailboxes = SmtpSink::start_with(&["-f", "RCPT"]);
@@ -67,7 +67,7 @@ impl Circle {
         let mut copyist = Copyist::install(&config(&milter, site.smtp_addr(), admin));
         write(&copyist.config_file().with_file_name("people.ldif"), PEOPLE);
         copyist.restart();
-        Circle {
+        LoopingSite {
             archive,
             site,
             copyist,
@@ -103,7 +103,7 @@ impl Circle {
     /// Waits until nothing is on its way anywhere.
     fn settle(&self) {
         let quiet = || {
-            self.copyist.owed() as f64 == self.metric("copyist_spool_dead_letters")
+            self.copyist.queued() as f64 == self.metric("copyist_spool_dead_letters")
                 && self.archive.queue_length() == 0
                 && self.site.queue_length() == 0
         };
@@ -141,7 +141,7 @@ listen = "127.0.0.1:{admin}"
 fn an_archive_that_bounces_everything_makes_no_loop() {
     let seconds: u64 = setting("LOOPS_SECONDS", 5);
     let per_second: f64 = setting("RATE", 4.0);
-    let circle = Circle::start(&[]);
+    let circle = LoopingSite::start(&[]);
     let started = Instant::now();
     let rate = Rate {
         per_second,
@@ -177,7 +177,7 @@ fn an_archive_that_bounces_everything_makes_no_loop() {
 
 #[test]
 fn bounces_are_recognized_by_header_or_from_trusted_archives() {
-    let circle = Circle::start(&["smtp_bind_address = 127.0.0.2", "bounce_size_limit = 1"]);
+    let circle = LoopingSite::start(&["smtp_bind_address = 127.0.0.2", "bounce_size_limit = 1"]);
     let mut client = lab::Client::connect_from(OUTSIDE, circle.site.smtp_addr());
     let content = message("<one@elsewhere.test>", "x");
     assert_eq!(
@@ -205,7 +205,7 @@ fn a_loop_without_tokens_ends_at_a_limit_and_loses_nothing() {
     // What returns says nothing of what it is about.
     write(&ignored, "/copyist\\./ IGNORE\n/X-Copyist-/ IGNORE\n");
     let ignored = format!("regexp:{}", ignored.display());
-    let circle = Circle::start(&[
+    let circle = LoopingSite::start(&[
         "smtp_bind_address = 127.0.0.2",
         "internal_mail_filter_classes = bounce",
         &format!("nested_header_checks = {ignored}"),
@@ -245,7 +245,7 @@ const LIMIT: usize = 20;
 /// it is mail.
 #[test]
 fn forwarding_a_journal_mailbox_to_a_person_does_not_loop() {
-    let circle = Circle::start(&[&format!(
+    let circle = LoopingSite::start(&[&format!(
         "virtual_alias_maps = inline:{{ {{archive@archive.test = dan@{DOMAIN}}} }}"
     )]);
     let mut client = lab::Client::connect_from(OUTSIDE, circle.site.smtp_addr());
@@ -269,8 +269,8 @@ fn forwarding_a_journal_mailbox_to_a_person_does_not_loop() {
     circle.mail.wait_for(1 + 1 + LIMIT + 2, PATIENCE);
 }
 
-/// What comes of a report about a message, and Copyist's log, where the report passes Copyist again
-/// behind a relay with these lines.
+/// Returns the report about a message that passes Copyist again behind a relay with these lines,
+/// and Copyist's log.
 fn passed_again(relay: &[&str], content: &str) -> (String, String) {
     let mail = SmtpSink::start_keeping();
     let milter = format!("inet:127.0.0.1:{}", free_port());
@@ -346,7 +346,7 @@ fn vacation(id: &str, about: &str) -> String {
 
 #[test]
 fn only_genuine_notices_to_the_right_mailboxes_are_exempt() {
-    let circle = Circle::start(&[]);
+    let circle = LoopingSite::start(&[]);
     let mut inside = lab::Client::connect_from(INSIDE, circle.site.smtp_addr());
     let (dan, ndr) = (format!("dan@{DOMAIN}"), format!("ndr@{DOMAIN}"));
     let (to_dan, to_ndr, to_both) = ([dan.as_str()], [ndr.as_str()], [ndr.as_str(), dan.as_str()]);

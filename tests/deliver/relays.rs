@@ -17,7 +17,7 @@ use copyist::directory::{Directory, Lookup};
 use copyist::journal::Item;
 use copyist::mail::{Address, BodyKind};
 use copyist::secret::Secret;
-use faulty::{Act, Faulty};
+use faulty::{Act, FaultyRelay};
 use lab::{
     Client, Copyist, DirectoryServer, NextHop, OUTSIDE, Ports, Postfix, PostfixOptions, Slapd,
     SmtpSink, Unpacked, free_port, need,
@@ -31,7 +31,7 @@ struct Case {
     offers: &'static [&'static str],
     script: fn(usize, &str) -> Option<Act>,
     outcome: &'static str,
-    /// What Postfix does, where it does otherwise.
+    /// Postfix's outcome, if it differs.
     postfix: Option<&'static str>,
 }
 
@@ -49,7 +49,7 @@ const fn case(
     }
 }
 
-/// What is said at the steps that begin so.
+/// Returns a reply for the steps that begin with `step`.
 fn at(step: &str, said: &str, words: &'static str) -> Option<Act> {
     said.starts_with(step).then_some(Act::Say(words))
 }
@@ -103,7 +103,7 @@ const CASES: &[Case] = &[
     case("hangs up after the message", "deferred", |_, said| (said == ".").then_some(Act::Close)),
 ];
 
-/// What Copyist does with a message for this relay.
+/// Returns the outcome of a message for this relay in Copyist.
 async fn by_copyist(settings: RelaySettings) -> (String, String) {
     let bench = Bench::start(settings, ONCE);
     // Without an address for NDRs a refusal stays to be seen.
@@ -111,7 +111,7 @@ async fn by_copyist(settings: RelaySettings) -> (String, String) {
         ndr: None,
         ..item(1, &["a@c.test"])
     };
-    bench.owe(item, "x\r\n").await;
+    bench.enqueue(item, "x\r\n").await;
     let is_tried = |reply: &Option<String>| reply.is_some();
     let listed = bench
         .until("it was tried", |listed| {
@@ -150,7 +150,7 @@ fn postfix(relays: &[u16], extra: &[&str]) -> Postfix {
     })
 }
 
-/// What Postfix did with its message for relay `n`, as its log has it.
+/// Returns the outcome of Postfix's message for relay `n`, from its log.
 fn by_postfix(postfix: &Postfix, n: usize) -> String {
     let line = postfix.wait_for_log(&format!("to=<a@c{n}.test>"));
     let (_, status) = line.split_once("status=").expect("a line of delivery");
@@ -162,8 +162,8 @@ async fn each_relay_is_understood_as_postfix_understands_it() {
     let mut relays = Vec::new();
     for case in CASES {
         let pair = (
-            Faulty::start(case.offers, case.script).await,
-            Faulty::start(case.offers, case.script).await,
+            FaultyRelay::start(case.offers, case.script).await,
+            FaultyRelay::start(case.offers, case.script).await,
         );
         relays.push(pair);
     }
@@ -199,7 +199,8 @@ async fn offers_count_in_any_case() {
         "auth=login",
         "Auth plain",
     ];
-    let faulty = Faulty::start(offers, |_, said| at("AUTH", said, "235 2.7.0 welcome\r\n")).await;
+    let faulty =
+        FaultyRelay::start(offers, |_, said| at("AUTH", said, "235 2.7.0 welcome\r\n")).await;
     let settings = RelaySettings {
         login: Some(Login {
             username: "u".into(),
@@ -212,8 +213,8 @@ async fn offers_count_in_any_case() {
         body: BodyKind::EightBit,
         ..item(1, &["a@c.test"])
     };
-    bench.owe(eight_bit, "\u{e4}\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(eight_bit, "\u{e4}\r\n").await;
+    bench.until_queue_is_empty().await;
     let steps = faulty.seen().of(0).join("\n");
     for said in ["AUTH PLAIN AHUAcA==", "SIZE=", "BODY=8BITMIME", "RET=HDRS"] {
         assert!(steps.contains(said), "no {said}: {steps}");
@@ -223,15 +224,15 @@ async fn offers_count_in_any_case() {
 #[tokio::test]
 async fn each_step_has_a_time_of_its_own() {
     const STEP: Duration = Duration::from_secs(1);
-    let faulty = Faulty::start(&[], |_, _| Some(Act::Slow(STEP))).await;
+    let faulty = FaultyRelay::start(&[], |_, _| Some(Act::Slow(STEP))).await;
     let settings = RelaySettings {
         // Connecting alone takes two steps, and the whole seven.
         timeout: STEP * 3 / 2,
         ..relay(faulty.address())
     };
     let bench = Bench::start(settings, ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.until_queue_is_empty().await;
     assert_eq!(faulty.seen().messages.len(), 1);
 }
 
@@ -279,13 +280,13 @@ async fn a_relay_is_reached_at_any_of_its_addresses() {
         Some(Act::Hang),
     ] {
         let second = SocketAddr::from((SECOND, free_port()));
-        let sound = Faulty::start_at(second, USUAL, |_, _| None).await;
+        let sound = FaultyRelay::start_at(second, USUAL, |_, _| None).await;
         let first = match first {
             None => None,
             Some(act) => {
                 let script = move |_, _: &str| Some(act.clone());
                 let at = SocketAddr::from((FIRST, second.port()));
-                Some(Faulty::start_at(at, USUAL, script).await)
+                Some(FaultyRelay::start_at(at, USUAL, script).await)
             }
         };
         relays.push((first, sound));
@@ -298,9 +299,9 @@ async fn a_relay_is_reached_at_any_of_its_addresses() {
         };
         let bench = Bench::start(settings, AT_ONCE);
         for n in 1..=3 {
-            bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+            bench.enqueue(item(n, &["a@c.test"]), "x\r\n").await;
         }
-        bench.until_nothing_is_owed().await;
+        bench.until_queue_is_empty().await;
         assert_eq!(sound.seen().messages.len(), 3);
     }
     let ports = relays.iter().map(|(_, sound)| sound.address().port());
@@ -387,9 +388,9 @@ next_hop_timeout = "1s"
 }
 
 /// A relay that has enough of a session after two messages, and says so at this step.
-async fn weary(step: &'static str) -> Faulty {
+async fn weary(step: &'static str) -> FaultyRelay {
     let taken: Arc<Mutex<HashMap<usize, u32>>> = Arc::default();
-    Faulty::start(USUAL, move |session, said| {
+    FaultyRelay::start(USUAL, move |session, said| {
         let mut taken = taken.lock().expect("nobody panics with it");
         let taken = taken.entry(session).or_default();
         if *taken >= 2 && said.starts_with(step) {
@@ -413,9 +414,9 @@ async fn a_relay_that_has_enough_of_a_session_gets_the_rest_in_others() {
         let faulty = weary(step).await;
         let bench = Bench::start(relay(faulty.address()), retry);
         for n in 0..9 {
-            bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+            bench.enqueue(item(n, &["a@c.test"]), "x\r\n").await;
         }
-        bench.until_nothing_is_owed().await;
+        bench.until_queue_is_empty().await;
         let seen = faulty.seen();
         let sessions = seen.steps.iter().map(|(session, _)| session).max();
         for session in 0..=*sessions.expect("some") {
@@ -428,12 +429,12 @@ async fn a_relay_that_has_enough_of_a_session_gets_the_rest_in_others() {
 
 #[tokio::test]
 async fn a_session_has_an_end() {
-    let faulty = Faulty::start(USUAL, |_, _| None).await;
+    let faulty = FaultyRelay::start(USUAL, |_, _| None).await;
     let bench = Bench::start(relay(faulty.address()), ONCE);
     for n in 0..201 {
-        bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+        bench.enqueue(item(n, &["a@c.test"]), "x\r\n").await;
     }
-    bench.until_nothing_is_owed().await;
+    bench.until_queue_is_empty().await;
     let seen = faulty
         .until("the first two end", |seen| {
             (0..2).all(|session| seen.of(session).contains(&"QUIT"))
@@ -451,7 +452,7 @@ const PATIENTLY: Retry = Retry {
     max: Duration::from_secs(1),
 };
 
-/// Waits until nothing is owed, for as long as real servers under load may take.
+/// Waits until the queue is empty, for as long as real servers under load may take.
 async fn until_all_is_delivered(bench: &Bench) {
     let deadline = Instant::now() + Duration::from_secs(300);
     while !bench.listed().await.is_empty() {
@@ -482,7 +483,7 @@ async fn a_relay_that_rejects_everything_causes_no_ndrs() {
     let bench = Bench::start(relay(postfix.smtp_addr()), PATIENTLY);
     for n in 0..60 {
         let to = ["a@c.test", "b@c.test"][n % 2];
-        bench.owe(item(n, &[to]), "x\r\n").await;
+        bench.enqueue(item(n, &[to]), "x\r\n").await;
     }
     until_refused(&bench, 40).await;
     let refused: Vec<_> = (bench.listed().await.into_iter())
@@ -528,13 +529,13 @@ async fn a_relay_that_rejects_archives_is_reported_once_a_day() {
     ];
     let postfix = postfix_relay(&sink, &denies, "");
     let mut bench = Bench::start(relay(postfix.smtp_addr()), PATIENTLY);
-    let owe = async |bench: &Bench, from: usize| {
+    let enqueue = async |bench: &Bench, from: usize| {
         for n in from..from + 40 {
             let to = ["a@archive.test", "b@archive.test"][n % 2];
-            bench.owe(item(n, &[to]), "x\r\n").await;
+            bench.enqueue(item(n, &[to]), "x\r\n").await;
         }
     };
-    owe(&bench, 0).await;
+    enqueue(&bench, 0).await;
     until_refused(&bench, 20).await;
     let count = |what: &str| {
         let messages = sink.messages();
@@ -547,7 +548,7 @@ async fn a_relay_that_rejects_archives_is_reported_once_a_day() {
     // It is known after a restart: no more NDRs, and no other digest.
     let (spool, dir) = bench.stopped().await;
     bench = Bench::start_on(dir, spool, relay(postfix.smtp_addr()), PATIENTLY);
-    owe(&bench, 100).await;
+    enqueue(&bench, 100).await;
     until_refused(&bench, 60).await;
     assert_eq!(count("report-type=delivery-status"), ndrs);
     // Once it relays for us, that is forgotten.
@@ -616,7 +617,7 @@ async fn real_relays_get_everything_from_us_and_from_postfix() {
         };
         let bench = Bench::start(settings, PATIENTLY);
         for n in 0..EACH {
-            bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+            bench.enqueue(item(n, &["a@c.test"]), "x\r\n").await;
         }
         until_all_is_delivered(&bench).await;
         sink.wait_for(2 * EACH, Duration::from_secs(240));

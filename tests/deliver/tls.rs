@@ -15,8 +15,8 @@ use copyist::directory::{Directory, Lookup, Source};
 use copyist::mail::Address;
 use copyist::secret::Secret;
 use lab::{
-    Access, Certificates, Client, DirectoryServer, Flaw, ListenerOptions, ListenerSite, OUTSIDE,
-    Postfix, PostfixOptions, Slapd, SmtpSink, need, run,
+    Access, CertificateProblem, Certificates, Client, DirectoryServer, ListenerOptions,
+    ListenerSite, OUTSIDE, Postfix, PostfixOptions, Slapd, SmtpSink, need, run,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -31,7 +31,7 @@ struct Relay {
 }
 
 impl Relay {
-    fn start(tls: Tls, flaw: Option<Flaw>) -> Relay {
+    fn start(tls: Tls, flaw: Option<CertificateProblem>) -> Relay {
         Relay::start_with(tls, |certificates| {
             flaw.into_iter().for_each(|flaw| certificates.spoil(flaw));
         })
@@ -87,16 +87,16 @@ impl Relay {
     }
 }
 
-/// Somebody on the way to a server who may change what each side says.
-struct Between {
+/// An interceptor before a server that may change the bytes of each side.
+struct Interceptor {
     address: SocketAddr,
-    /// What clients said.
+    /// The bytes of clients.
     heard: Arc<Mutex<Vec<u8>>>,
 }
 
-impl Between {
+impl Interceptor {
     /// `change` is given what the server says, as it comes.
-    async fn start(server: SocketAddr, change: fn(Vec<u8>) -> Vec<u8>) -> Between {
+    async fn start(server: SocketAddr, change: fn(Vec<u8>) -> Vec<u8>) -> Interceptor {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("bound");
         let address = listener.local_addr().expect("bound");
         let heard = Arc::new(Mutex::new(Vec::new()));
@@ -121,7 +121,7 @@ impl Between {
                 });
             }
         });
-        Between { address, heard }
+        Interceptor { address, heard }
     }
 
     fn heard(&self) -> String {
@@ -152,10 +152,10 @@ async fn pass(
     }
 }
 
-/// What is said about an item that this relay does not get.
+/// Returns the error of an item that cannot be delivered to this relay.
 async fn said(settings: RelaySettings) -> String {
     let bench = Bench::start(settings, ONCE);
-    bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
+    bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
     let listed = bench
         .until("it was tried", |listed| {
             listed[0].targets[0].last_reply.is_some()
@@ -168,7 +168,7 @@ async fn said(settings: RelaySettings) -> String {
 #[tokio::test]
 async fn an_invalid_relay_certificate_is_rejected_naming_both_names() {
     for tls in [Tls::Required, Tls::Implicit] {
-        for flaw in Flaw::ALL {
+        for flaw in CertificateProblem::ALL {
             let relay = Relay::start(tls, Some(flaw));
             let address = relay.postfix.smtp_addr();
             let said = said(relay.settings(tls, address)).await;
@@ -187,8 +187,8 @@ async fn a_relay_with_a_sound_certificate_gets_everything() {
         let relay = Relay::start(tls, None);
         let settings = relay.settings(tls, relay.postfix.smtp_addr());
         let bench = Bench::start(settings, AT_ONCE);
-        bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-        bench.until_nothing_is_owed().await;
+        bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+        bench.until_queue_is_empty().await;
         relay.sink.wait_for(1, Duration::from_secs(30));
         assert!(relay.postfix.log().contains("client="));
     }
@@ -263,8 +263,8 @@ async fn a_relay_with_outdated_tls_gets_mail_in_the_clear_or_none() {
         let report = copyist::deliver::probe(&anyhow).await.expect("reached");
         assert!(report.tls_fault.is_some(), "{name}: {report}");
         let bench = Bench::start(anyhow, ONCE);
-        bench.owe(item(1, &["a@c.test"]), "x\r\n").await;
-        bench.until_nothing_is_owed().await;
+        bench.enqueue(item(1, &["a@c.test"]), "x\r\n").await;
+        bench.until_queue_is_empty().await;
         let log = relay.postfix.log();
         assert!(log.contains("SSL_accept error"), "{name}: {log}");
         // Postfix's "may" delivers as well, over whatever its OpenSSL still speaks.
@@ -298,7 +298,7 @@ async fn a_relay_with_outdated_tls_gets_mail_in_the_clear_or_none() {
 #[tokio::test]
 async fn stripped_starttls_does_not_cause_cleartext_delivery() {
     let relay = Relay::start(Tls::Required, None);
-    let between = Between::start(relay.postfix.smtp_addr(), |bytes| {
+    let between = Interceptor::start(relay.postfix.smtp_addr(), |bytes| {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         text.replace("250-STARTTLS\r\n", "250-AUTH PLAIN LOGIN\r\n")
             .into()
@@ -347,7 +347,7 @@ async fn answers_put_around_the_one_to_starttls_are_not_believed() {
         },
     ] {
         let relay = Relay::start(Tls::Required, None);
-        let between = Between::start(relay.postfix.smtp_addr(), change).await;
+        let between = Interceptor::start(relay.postfix.smtp_addr(), change).await;
         let said = said(relay.settings(Tls::Required, between.address)).await;
         assert!(said.contains(&between.address.to_string()), "{said}");
         assert!(said.contains("STARTTLS"), "{said}");
@@ -381,7 +381,7 @@ async fn find(access: Access, starttls: bool) -> Lookup<()> {
 
 #[tokio::test]
 async fn an_invalid_directory_certificate_is_an_outage_naming_both() {
-    for flaw in Flaw::ALL {
+    for flaw in CertificateProblem::ALL {
         let mut slapd = Slapd::start(5);
         let ca = slapd.ca_file();
         slapd.certificates().spoil(flaw);
@@ -402,11 +402,11 @@ async fn an_invalid_directory_certificate_is_an_outage_naming_both() {
 
 /// Hands everything that is logged from now on to whoever holds this.
 #[derive(Clone, Default)]
-struct Logged(Arc<Mutex<Vec<u8>>>);
+struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-impl Logged {
-    fn start() -> Logged {
-        let logged = Logged::default();
+impl CapturedLog {
+    fn start() -> CapturedLog {
+        let logged = CapturedLog::default();
         let writer = logged.clone();
         tracing_subscriber::fmt()
             .with_ansi(false)
@@ -424,7 +424,7 @@ impl Logged {
     }
 }
 
-impl Write for Logged {
+impl Write for CapturedLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let mut logged = self.0.lock().expect("nobody panics with it");
         logged.extend_from_slice(bytes);
@@ -449,7 +449,10 @@ fn expires(metrics: &str, peer: &str, server: &str) -> f64 {
 async fn an_expiring_certificate_is_warned_of_once_and_measured() {
     /// The beginning of 2090.
     const LATE: f64 = 3_786_912_000.0;
-    let (logged, metrics) = (Logged::start(), copyist::admin::metrics().expect("ours"));
+    let (logged, metrics) = (
+        CapturedLog::start(),
+        copyist::admin::metrics().expect("ours"),
+    );
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed();
     let now = now.expect("it is later than 1970").as_secs_f64();
     for soon in [true, false] {
@@ -481,9 +484,9 @@ async fn an_expiring_certificate_is_warned_of_once_and_measured() {
             };
             let bench = Bench::start(settings, AT_ONCE);
             for n in 0..20 {
-                bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+                bench.enqueue(item(n, &["a@c.test"]), "x\r\n").await;
             }
-            bench.until_nothing_is_owed().await;
+            bench.until_queue_is_empty().await;
             let server = address.to_string();
             let at = expires(&metrics.render(), "relay", &server);
             assert_eq!(at == LATE, !soon, "{tls:?}: {at}");
@@ -498,7 +501,7 @@ async fn cleartext_after_the_directory_s_starttls_reply_is_ignored() {
     let server = slapd.url().replace("ldap://", "");
     // A successful bind, and a search that is done and found nobody, for the numbers that come
     // next.
-    let between = Between::start(server.parse().expect("an address"), |bytes| {
+    let between = Interceptor::start(server.parse().expect("an address"), |bytes| {
         // Without TLS messages of LDAP begin with a SEQUENCE, records of TLS never do.
         let mut bytes = bytes;
         if bytes.first() == Some(&0x30) {

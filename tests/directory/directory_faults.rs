@@ -1,5 +1,5 @@
-//! What goes wrong between Copyist and a directory is an outage with a reason, and never an
-//! absence: the rows of the failure matrix that `directory_slapd.rs` leaves, and the ways into
+//! Any fault between Copyist and a directory is an outage with a reason, and never a negative
+//! answer: the rows of the failure matrix that `directory_slapd.rs` leaves, and the ways into
 //! Active Directory.
 
 use crate::{lab, scripted};

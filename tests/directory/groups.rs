@@ -37,14 +37,18 @@ on_both_directories! {
 }
 
 /// The question about a recipient, by this directory and group limit.
-struct Asked {
+struct RecipientLookup {
     identities: Identities,
 }
 
-impl Asked {
-    fn open(server: &impl DirectoryServer, group_limit: usize, inheritance: Inheritance) -> Asked {
+impl RecipientLookup {
+    fn open(
+        server: &impl DirectoryServer,
+        group_limit: usize,
+        inheritance: Inheritance,
+    ) -> RecipientLookup {
         let access = server.access();
-        Asked::with(Settings {
+        RecipientLookup::with(Settings {
             targets: TargetSettings {
                 group_limit,
                 ..TargetSettings::default()
@@ -56,14 +60,14 @@ impl Asked {
         })
     }
 
-    fn with(settings: Settings) -> Asked {
+    fn with(settings: Settings) -> RecipientLookup {
         let names = AddressRules {
             domains: vec![DOMAIN.parse().expect("a domain")],
             recipient_delimiter: "+".to_owned(),
             ..AddressRules::default()
         };
         let directory = Directory::open(settings).expect("settings that can be used");
-        Asked {
+        RecipientLookup {
             identities: Identities::new(directory, Arc::new(names)),
         }
     }
@@ -146,7 +150,7 @@ async fn members_count_at_any_depth_and_size<D: DirectoryServer>() {
     let journaled: Vec<usize> = (0..40).filter(|n| n % 3 == 0).collect();
     let outside = BTreeSet::from(["buyer@customer.test".to_owned()]);
     for limit in [10_000, 2] {
-        let asked = Asked::open(&server, limit, Inheritance::default());
+        let asked = RecipientLookup::open(&server, limit, Inheritance::default());
         let nested: BTreeSet<String> = users(&[3, 6]).union(&outside).cloned().collect();
         for (name, wanted) in [
             ("inner", nested.clone()),
@@ -177,7 +181,7 @@ async fn a_group_is_exempt_only_with_all_its_members<D: DirectoryServer>() {
     let plain = server.add_group("plain", &three, &[]);
     add(&server, "deeper", &[plain, dn(4)], &exempt);
     for limit in [10_000, 2] {
-        let asked = Asked::open(&server, limit, Inheritance::default());
+        let asked = RecipientLookup::open(&server, limit, Inheritance::default());
         for (name, wanted) in [
             ("own", true),
             ("members", false),
@@ -210,7 +214,7 @@ async fn what_covers_members_counts_at_any_size<D: DirectoryServer>() {
         ..Inheritance::default()
     };
     for limit in [10_000, 2] {
-        let asked = Asked::open(&server, limit, groups);
+        let asked = RecipientLookup::open(&server, limit, groups);
         assert_eq!(
             asked.members(&group("all")).await,
             users(&[1, 2]),
@@ -223,7 +227,7 @@ async fn what_covers_members_counts_at_any_size<D: DirectoryServer>() {
         "people@archive.test",
     );
     for limit in [10_000, 2] {
-        let asked = Asked::open(&server, limit, containers);
+        let asked = RecipientLookup::open(&server, limit, containers);
         assert_eq!(
             asked.members(&group("all")).await,
             users(&[1, 2, 3, 4]),
@@ -255,7 +259,7 @@ async fn the_kinds_of_group_of_active_directory_have_members() {
     );
     let journaled: Vec<usize> = (0..3000).filter(|n| n % 3 == 0).collect();
     for limit in [10_000, 1000] {
-        let asked = Asked::open(&server, limit, Inheritance::default());
+        let asked = RecipientLookup::open(&server, limit, Inheritance::default());
         for name in ["security", "universal", "distribution"] {
             assert_eq!(asked.members(&group(name)).await, users(&[3]), "{name}");
         }
@@ -288,7 +292,7 @@ async fn the_kinds_of_group_of_openldap_have_members() {
          mail: unique@{DOMAIN}\nuniqueMember: cn=posix, {base}\nuniqueMember: cn=dynamic,{base}\nuniqueMember: cn=gone,{base}\n"
     ));
     for limit in [10_000, 2] {
-        let asked = Asked::open(&server, limit, Inheritance::default());
+        let asked = RecipientLookup::open(&server, limit, Inheritance::default());
         for (name, wanted) in [
             ("posix", &[3, 6][..]),
             ("dynamic", &[3, 9]),
@@ -367,7 +371,7 @@ async fn a_group_is_read_once_however_many_ask() {
     let inner = server.add_group("inner", &[server.user_dn(3)], &[]);
     add(&server, "team", &[inner, server.user_dn(6)], &[]);
     let counter = Counter::start(server_of(&server), "cn=team,");
-    let asked = Arc::new(Asked::with(settings_by(&server, counter.address)));
+    let asked = Arc::new(RecipientLookup::with(settings_by(&server, counter.address)));
     // The reading of all values at the start asks about objects, too.
     let mut read = asked.identities.directory().journal_values();
     let read = tokio::time::timeout(lab::PATIENCE, read.wait_for(Option::is_some));
@@ -395,7 +399,7 @@ async fn a_group_that_takes_long_is_there_for_the_next_attempt() {
     }
     add(&server, "team", &[inner], &[]);
     let slow = tokio::task::block_in_place(|| FaultProxy::start(server_of(&server)));
-    let asked = Asked::with(settings_by(&server, slow.address()));
+    let asked = RecipientLookup::with(settings_by(&server, slow.address()));
     // Connected, and everything read that is read at the start.
     assert_eq!(asked.members(&user(1)).await, BTreeSet::new());
     slow.set(Fault::Delay(Duration::from_millis(400)));
@@ -424,7 +428,7 @@ async fn a_large_group_is_read_again_for_its_own_changes_only() {
     let members: Vec<String> = (0..10).map(|n| server.user_dn(n)).collect();
     let team = add(&server, "team", &members, &[]);
     let counter = Counter::start(server_of(&server), "cn=team,");
-    let asked = Asked::with(Settings {
+    let asked = RecipientLookup::with(Settings {
         targets: TargetSettings {
             group_limit: 2,
             ..TargetSettings::default()
@@ -482,7 +486,7 @@ async fn large_groups_are_not_deferred() {
     let all: Vec<String> = (0..members).map(|n| server.user_dn(n)).collect();
     let contact = server.add_contact("contact", &[("mail", "buyer@customer.test")]);
     add(&server, "all", &[all, vec![contact]].concat(), &[]);
-    let asked = Asked::open(&server, 1000, Inheritance::default());
+    let asked = RecipientLookup::open(&server, 1000, Inheritance::default());
     assert_eq!(asked.members(&user(1)).await, BTreeSet::new());
     let before = memory();
     let begun = Instant::now();
@@ -563,7 +567,7 @@ fn a_report_names_the_group_and_the_members_that_cause_it<D: DirectoryServer>() 
             .client(from)
             .send_message(sender, &[&to], &message(id, "x"));
         assert_eq!(reply.code, 250, "{reply:?}\n{}", site.copyist.log());
-        lab::wait("all reports", lab::PATIENCE, || site.copyist.owed() == 0);
+        lab::wait("all reports", lab::PATIENCE, || site.copyist.queued() == 0);
         let reports: Vec<Report> = site
             .reports()
             .into_iter()

@@ -514,7 +514,7 @@ async fn a_file_that_loses_an_attribute_is_an_outage_until_accepted() {
     until(Ok(vec![]), || journal(&directory, 0)).await;
 }
 
-/// What the MTA says to a message for a user.
+/// Returns the MTA's reply to a message for a user.
 fn sent<D: DirectoryServer>(site: &Site<D>, number: usize) -> u16 {
     let content = message(&format!("<absence-{number}@elsewhere.test>"), "x");
     let mut client = site.client(OUTSIDE);
@@ -633,7 +633,7 @@ fn postfix<D: DirectoryServer>(site: &Site<D>) -> String {
     file.parent().expect("it is in one").display().to_string()
 }
 
-/// What a command of the binary says on both its channels, and whether it succeeded.
+/// Runs a command of the binary; returns whether it succeeded, and its output and errors.
 fn said<D: DirectoryServer>(site: &Site<D>, arguments: &[&str]) -> (bool, String) {
     let output = site.copyist.command(arguments);
     let text = [output.stdout, output.stderr].concat();

@@ -1,4 +1,4 @@
-//! What a large directory costs, printed: 100,000 users in OpenLDAP, followed by syncrepl.
+//! The cost of a large directory, printed: 100,000 users in OpenLDAP, followed by syncrepl.
 
 use crate::lab;
 use std::io::{Read, Write};

@@ -121,7 +121,7 @@ fn address(text: &str) -> Address {
     Address::parse(text).expect("an address")
 }
 
-/// What the servers differ in.
+/// The differences between the servers.
 trait Values: DirectoryServer {
     /// Attributes that hold addresses.
     const ATTRIBUTES: [&'static str; 4];
@@ -159,15 +159,15 @@ impl Values for Samba {
 }
 
 /// A server and what its LDIF would be.
-struct Both<D> {
+struct ServerAndLdif<D> {
     server: D,
     ldif: String,
     refused: Vec<String>,
 }
 
-impl<D: Values> Both<D> {
-    fn start() -> Both<D> {
-        Both {
+impl<D: Values> ServerAndLdif<D> {
+    fn start() -> ServerAndLdif<D> {
+        ServerAndLdif {
             server: D::start_with(2, |_| None),
             ldif: String::new(),
             refused: Vec::new(),
@@ -228,7 +228,7 @@ async fn owners(directory: &Directory, address: &Address) -> Vec<String> {
 }
 
 async fn every_form_of_an_address_is_found_as_in_a_file<D: Values>() {
-    let mut both: Both<D> = Both::start();
+    let mut both: ServerAndLdif<D> = ServerAndLdif::start();
     let mut cases = Vec::new();
     for (a, attribute) in D::ATTRIBUTES.into_iter().enumerate() {
         for (n, form) in FORMS.into_iter().chain(OTHERS).enumerate() {
@@ -281,7 +281,7 @@ async fn every_form_of_an_address_is_found_as_in_a_file<D: Values>() {
 }
 
 async fn every_form_of_a_journal_value_counts_as_in_a_file<D: Values>() {
-    let mut both: Both<D> = Both::start();
+    let mut both: ServerAndLdif<D> = ServerAndLdif::start();
     let mut asked = Vec::new();
     for (n, form) in FORMS.into_iter().chain(OTHERS).enumerate() {
         let name = format!("j{n}");
@@ -427,7 +427,7 @@ async fn every_form_of_a_journal_value_counts_as_in_a_file<D: Values>() {
 }
 
 async fn a_changed_value_in_an_unusual_form_counts_at_once<D: Values>() {
-    let mut both: Both<D> = Both::start();
+    let mut both: ServerAndLdif<D> = ServerAndLdif::start();
     assert!(both.add("one", "mail", "one@corp.test"));
     let mut settings = both.settings();
     settings.cache.ttl = Duration::from_secs(3600);
@@ -486,7 +486,7 @@ async fn a_changed_value_in_an_unusual_form_counts_at_once<D: Values>() {
 /// OpenLDAP lets nobody read more than 500 entries by default.
 #[tokio::test]
 async fn the_most_used_forms_are_found_where_reading_is_limited() {
-    let mut both: Both<Slapd> = Both::start();
+    let mut both: ServerAndLdif<Slapd> = ServerAndLdif::start();
     let mut cases = Vec::new();
     for (n, form) in FORMS.into_iter().enumerate() {
         let name = format!("v{n}");
@@ -512,7 +512,7 @@ async fn the_most_used_forms_are_found_where_reading_is_limited() {
 
 #[tokio::test]
 async fn an_attribute_that_is_compared_with_case_is_found_in_any_case() {
-    let mut both: Both<Slapd> = Both::start();
+    let mut both: ServerAndLdif<Slapd> = ServerAndLdif::start();
     for (n, value) in [
         "dan0@corp.test",
         "Dan1@corp.test",
@@ -542,7 +542,7 @@ async fn an_attribute_that_is_compared_with_case_is_found_in_any_case() {
 
 #[tokio::test]
 async fn an_attribute_that_cannot_be_searched_is_named() {
-    let mut both: Both<Slapd> = Both::start();
+    let mut both: ServerAndLdif<Slapd> = ServerAndLdif::start();
     assert!(both.add("v", "closedAddress", "dan@corp.test"));
     let mut settings = both.settings();
     settings.address_attributes = vec!["mail".into(), "closedAddress".into()];

@@ -79,16 +79,16 @@ impl Files {
 }
 
 /// Open maps, closed when dropped.
-struct Open {
+struct OpenMaps {
     maps: AddressMaps,
     stop: CancellationToken,
 }
 
-impl Open {
-    fn new(settings: Settings) -> Open {
+impl OpenMaps {
+    fn new(settings: Settings) -> OpenMaps {
         let stop = CancellationToken::new();
         let maps = AddressMaps::open(settings, &TaskTracker::new(), &stop).expect("maps");
-        Open { maps, stop }
+        OpenMaps { maps, stop }
     }
 
     async fn recipients(&self, text: &str) -> String {
@@ -116,7 +116,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenMaps {
     fn drop(&mut self) {
         self.stop.cancel();
     }
@@ -187,7 +187,7 @@ postmaster          dan@x.test
 async fn virtual_aliases_are_read_as_postfix_reads_them() {
     let files = Files::new();
     let path = files.write("virtual", VIRTUAL);
-    let open = Open::new(Settings {
+    let open = OpenMaps::new(Settings {
         virtual_alias_maps: vec![
             format!("texthash:{}", path.display())
                 .parse()
@@ -254,7 +254,7 @@ async fn virtual_aliases_are_read_as_postfix_reads_them() {
 async fn canonical_maps_come_first_and_are_all_that_senders_get() {
     let files = Files::new();
     let map = |text: &str| vec![text.parse().expect("a name")];
-    let open = Open::new(Settings {
+    let open = OpenMaps::new(Settings {
         canonical_maps: map(
             "inline:{daniel@corp.test=dan@corp.test, {@alias.test = @corp.test}, {ring@x.test = gnir@x.test}, \
              {gnir@x.test = ring@x.test}, {two@x.test = a@x.test, b@x.test}, login=first.last@corp.test}",
@@ -401,7 +401,7 @@ async fn local_aliases_are_read_as_postfix_reads_them() {
         ..files.settings()
     };
     for settings in [files.settings(), text] {
-        let open = Open::new(Settings {
+        let open = OpenMaps::new(Settings {
             alias_maps: vec![indexed.parse().expect("a name")],
             ..settings
         });
@@ -417,7 +417,7 @@ async fn local_aliases_are_read_as_postfix_reads_them() {
 async fn local_addresses_pass_all_maps_and_say_how() {
     let files = Files::new();
     let map = |text: &str| vec![text.parse().expect("a name")];
-    let open = Open::new(Settings {
+    let open = OpenMaps::new(Settings {
         canonical_maps: map("inline:{d@corp.test=dan@corp.test}"),
         virtual_alias_maps: map(
             "inline:{{dan@corp.test=team@corp.test, dan@mail.test}, away@x.test=back@y.test}",
@@ -456,7 +456,7 @@ async fn local_addresses_pass_all_maps_and_say_how() {
 async fn maps_of_maps_are_asked_in_their_way() {
     let files = Files::new();
     let map = |text: &str| vec![text.parse().expect("a name")];
-    let open = Open::new(Settings {
+    let open = OpenMaps::new(Settings {
         virtual_alias_maps: map(
             "unionmap:{inline:{a@x.test=b@x.test}, inline:{a@x.test=c@x.test}, \
              pipemap:{inline:{p@x.test=q}, inline:{q=r@x.test}}}",
@@ -480,7 +480,7 @@ async fn an_unreadable_map_is_an_error_only_for_its_own_addresses() {
     let files = Files::new();
     let aliases = format!("texthash:{}", files.path("aliases").display());
     let virtuals = format!("texthash:{}", files.path("virtual").display());
-    let open = Open::new(Settings {
+    let open = OpenMaps::new(Settings {
         alias_maps: vec![aliases.parse().expect("a name")],
         virtual_alias_maps: vec!["inline:{hit@corp.test=x@x.test}".parse().expect("a name")],
         ..files.settings()
@@ -494,7 +494,7 @@ async fn an_unreadable_map_is_an_error_only_for_its_own_addresses() {
     files.write("aliases", "dan emma\n");
     open.wait_for("dan@corp.test", "emma@corp.test").await;
 
-    let open = Open::new(Settings {
+    let open = OpenMaps::new(Settings {
         virtual_alias_maps: vec![virtuals.parse().expect("a name")],
         ..files.settings()
     });
@@ -524,7 +524,7 @@ async fn lookups_go_on_while_maps_are_rebuilt() {
     let indexed = files.index("postmap", "hash", "virtual");
     files.write("aliases", "dan r0@x.test\n");
     let plain = format!("texthash:{}", files.path("aliases").display());
-    let open = Open::new(Settings {
+    let open = OpenMaps::new(Settings {
         virtual_alias_maps: vec![indexed.parse().expect("a name")],
         alias_maps: vec![plain.parse().expect("a name")],
         ..files.settings()
@@ -569,7 +569,7 @@ async fn included_files_are_followed() {
         "inline:{{{{list = :include:{}}}}}",
         files.path("members").display()
     );
-    let open = Open::new(Settings {
+    let open = OpenMaps::new(Settings {
         alias_maps: vec![alias.parse().expect("a name")],
         ..files.settings()
     });
@@ -637,7 +637,7 @@ async fn an_ldap_map_is_asked_as_postfix_asks_it() {
             .trim_end()
             .to_owned()
     };
-    let open = Open::new(Settings {
+    let open = OpenMaps::new(Settings {
         virtual_alias_maps: all,
         ..files.settings()
     });
@@ -798,7 +798,7 @@ impl Office {
     }
 }
 
-/// What Postfix's log says of a message: the addresses it was delivered to in the end.
+/// Returns the final recipients of a message, from Postfix's log.
 fn delivered(
     log: &BTreeMap<String, Vec<(String, String)>>,
     queue_id: &str,
@@ -893,7 +893,7 @@ fn compare_with_postfix(seed: Chance, recipients: usize) {
     );
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let inside = runtime.enter();
-    let open = Open::new(Settings {
+    let open = OpenMaps::new(Settings {
         virtual_alias_maps: names(&files, &["virtual"]),
         canonical_maps: names(&files, &["canonical"]),
         recipient_canonical_maps: names(&files, &["recipient_canonical"]),

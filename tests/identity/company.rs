@@ -19,13 +19,13 @@ use std::time::{Duration, Instant};
 use generated::{Company, DOMAINS, From, LOCAL, MAIN, Mail, Size};
 use lab::{
     Chance, Client, Copyist, DirectoryServer, INSIDE, OUTSIDE, PATIENCE, Postfix, PostfixOptions,
-    Report, Sent, Slapd, SmtpSink, free_port, need, wait,
+    Report, SendOutcome, Slapd, SmtpSink, free_port, need, wait,
 };
 
 /// Clients that send at a time.
 const CLIENTS: usize = 4;
 
-/// What the postmaster wrote, in files that Postfix and Copyist read.
+/// The postmaster's maps, in files that Postfix and Copyist read.
 struct Maps {
     directory: tempfile::TempDir,
 }
@@ -198,7 +198,7 @@ impl Site {
                 mail.author
             );
             let reply = match client.try_message(&mail.sender, &recipients, &content) {
-                Sent::Answered(reply) => reply,
+                SendOutcome::Answered(reply) => reply,
                 lost => panic!("{id} {mail:?}: {lost:?}\n{}", tail(&self.postfix.log())),
             };
             if reply.code == 250 {
@@ -298,17 +298,17 @@ fn judged(company: &Company, queue_ids: &[String], log: &str) -> Copies {
     serde_json::from_value(said["copies"].clone()).expect("copies")
 }
 
-/// What Copyist made of a message.
+/// The reports that Copyist made of a message.
 #[derive(Default)]
-struct Made {
+struct JournaledMessage {
     journals: BTreeSet<String>,
     /// Members of groups that its reports name, each with the group and the journal addresses of
     /// the report.
     expanded: Vec<(String, String, Vec<String>)>,
 }
 
-fn made_copies(relay: &SmtpSink) -> BTreeMap<String, Made> {
-    let mut all: BTreeMap<String, Made> = BTreeMap::new();
+fn made_copies(relay: &SmtpSink) -> BTreeMap<String, JournaledMessage> {
+    let mut all: BTreeMap<String, JournaledMessage> = BTreeMap::new();
     for text in relay.messages() {
         let report = Report::read(&text);
         assert!(report.is_whole, "{text}");
@@ -356,14 +356,14 @@ fn exactly_the_people_concerned_have_a_copy() {
         site.postfix.queue_length() == 0
     });
     wait("an empty queue of Copyist", patience, || {
-        site.copyist.owed() == 0
+        site.copyist.queued() == 0
     });
     let delivered = begun.elapsed();
     let expected = judged(&company, &queue_ids, &site.postfix.log());
     let made = made_copies(&site.relay);
     let mut faults = Vec::new();
     let (mut copies, mut by_person, mut members) = (0, 0, 0);
-    let nothing = Made::default();
+    let nothing = JournaledMessage::default();
     for (n, mail) in company.mail.iter().enumerate() {
         let (expected, made) = (&expected[&id(n)], made.get(&id(n)).unwrap_or(&nothing));
         copies += made.journals.len();

@@ -77,7 +77,7 @@ impl Setup {
         }
     }
 
-    /// What `doctor` proposes for it.
+    /// The `[organization]` settings that `doctor` proposes for it.
     fn organization(self) -> String {
         match self {
             Setup::Debian => format!(
@@ -270,7 +270,7 @@ impl<D: DirectoryServer> Site<D> {
 
     /// The journal addresses that each message has reports at.
     fn reports(&self) -> BTreeMap<String, BTreeSet<String>> {
-        wait("an empty queue", PATIENCE, || self.copyist.owed() == 0);
+        wait("an empty queue", PATIENCE, || self.copyist.queued() == 0);
         let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for text in self.relay.messages() {
             let report = Report::read(&text);
@@ -291,7 +291,7 @@ fn known() -> Vec<String> {
     all
 }
 
-/// Who a delivered address is, by the mailbox that Postfix put it into.
+/// Returns the person behind a delivered address, by the mailbox that Postfix delivered to.
 fn person(delivered: &str) -> Option<usize> {
     let local = delivered.split('@').next()?.trim_matches('"');
     let local = local.split('+').next()?;
@@ -413,7 +413,7 @@ fn every_spelling_is_read_as_a_postfix_at_its_defaults_reads_it<D: DirectoryServ
 
 /// One message of the table: who must have a report of it is told by where it was delivered, or by
 /// who sent it.
-struct Sent {
+struct SentMessage {
     id: String,
     what: String,
     sender: Option<usize>,
@@ -439,7 +439,7 @@ fn read_alike<D: DirectoryServer>(place: Place, setup: Setup) {
             let id = next();
             let (code, text) = site.send(OUTSIDE, None, "a@elsewhere.test", &to, &id);
             if code == 250 {
-                sent.push(Sent {
+                sent.push(SentMessage {
                     id,
                     what: format!("to {to}"),
                     sender: None,
@@ -461,7 +461,7 @@ fn read_alike<D: DirectoryServer>(place: Place, setup: Setup) {
         let id = next();
         let (code, text) = site.send(OUTSIDE, None, "a@elsewhere.test", &to, &id);
         match code {
-            250 => sent.push(Sent {
+            250 => sent.push(SentMessage {
                 id,
                 what: format!("to the journal by {to}"),
                 sender: None,
@@ -502,7 +502,7 @@ fn read_alike<D: DirectoryServer>(place: Place, setup: Setup) {
             if code == 250 {
                 // Who a reverse path is, Postfix tells by what it makes of it.
                 let sender = login.map(|_| DAN);
-                sent.push(Sent {
+                sent.push(SentMessage {
                     id,
                     what: format!("from {from} ({login:?})"),
                     sender,

@@ -1,5 +1,5 @@
-//! Who is inside: a client that may relay is not yet one of us, and what it brings from outside is
-//! inbound.
+//! Internal clients: permission to relay does not make a client internal, and mail that it brings
+//! from outside is inbound.
 
 use crate::lab;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -21,8 +21,8 @@ const DAN: usize = 3;
 /// Journaled to nobody.
 const EVE: usize = 5;
 
-/// Postfix with Copyist as the milter of its own listener, of a submission service with a milter of its
-/// own, and of a listener by which a content filter brings mail back. Dropped from the top.
+/// Postfix with Copyist as the milter of its own listener, of a submission service with a milter of
+/// its own, and of a listener by which a content filter brings mail back. Dropped from the top.
 struct Site {
     postfix: Postfix,
     copyist: Copyist,
@@ -103,7 +103,7 @@ impl Site {
     /// The journal addresses of the reports about this message, each report once, and the header To
     /// believed or not.
     fn reports(&self, id: &str) -> Vec<Report> {
-        wait("an empty queue", PATIENCE, || self.copyist.owed() == 0);
+        wait("an empty queue", PATIENCE, || self.copyist.queued() == 0);
         let all = self.relay.messages();
         let all = all.iter().map(|text| Report::read(text));
         all.filter(|report| report.about == id).collect()
@@ -156,8 +156,8 @@ fn mail_from_a_gateway_is_inbound_and_guarded() {
                 }
             }
         }
-        // A filter behind the queue brings it back from this machine: at that listener the client is
-        // loopback.
+        // A filter behind the queue brings it back from this machine: at that listener the client
+        // is loopback.
         let id = "<again@elsewhere.test>";
         let code = site.send_at(
             site.again,
@@ -355,7 +355,7 @@ fn the_holder_of_an_accepted_certificate_is_inside() {
             .output()
             .expect("swaks is a program");
         assert!(sent.status.success(), "{sent:?}");
-        wait("an empty queue", PATIENCE, || copyist.owed() == 0);
+        wait("an empty queue", PATIENCE, || copyist.queued() == 0);
         let reports = relay.count() - before;
         assert_eq!(
             reports,

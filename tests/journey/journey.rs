@@ -442,7 +442,7 @@ fn a_large_message_is_journaled_byte_for_byte_and_leaves_nothing_behind<D: Direc
     }
 }
 
-/// What Python's email package reads in an NDR.
+/// Returns an NDR as Python's email package parses it.
 fn read_ndr(ndr: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/ndr/read.py");
     let mut reader = Command::new(lab::need("python3", "python3"))

@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use lab::{
-    Client, DirectoryServer, Fault, FaultProxy, PATIENCE, Postfix, PostfixOptions, Sent, Slapd,
-    SmtpSink, smtp_source,
+    Client, DirectoryServer, Fault, FaultProxy, PATIENCE, Postfix, PostfixOptions, SendOutcome,
+    Slapd, SmtpSink, smtp_source,
 };
 
 const OUTSIDE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
@@ -224,7 +224,7 @@ fn a_postfix_that_is_killed_keeps_its_queue() {
     assert_eq!(reply.code, 250, "{reply:?}");
     assert!(postfix.kill_one("smtpd", |_| 0));
     let sent = client.try_message("a@elsewhere.test", &["u00000@example.test"], MESSAGE);
-    assert_eq!(sent, Sent::Lost);
+    assert_eq!(sent, SendOutcome::Lost);
     postfix.restart();
     sink.restart();
     postfix.flush();

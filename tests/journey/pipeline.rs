@@ -1,5 +1,5 @@
-//! The journey without an MTA: input that no MTA would send, given to the pipeline and to the milter
-//! listener.
+//! The journey without an MTA: input that no MTA would send, given to the pipeline and to the
+//! milter listener.
 
 mod own_reports;
 
@@ -97,9 +97,9 @@ fn pipeline(directory: &TempDir) -> Pipeline {
 }
 
 /// A hook that can do everything.
-struct Anything;
+struct FullSupport;
 
-impl ChangeSupport for Anything {
+impl ChangeSupport for FullSupport {
     fn check(&self, _: &Message, _: &Changes) -> Result<(), String> {
         Ok(())
     }
@@ -131,13 +131,13 @@ async fn process(
             &envelope(to),
             &message,
             &pipeline.begin(),
-            &Anything,
+            &FullSupport,
             SystemTime::now(),
         )
         .await
 }
 
-async fn owed(pipeline: &Pipeline) -> usize {
+async fn queued(pipeline: &Pipeline) -> usize {
     pipeline
         .services
         .spool
@@ -158,12 +158,12 @@ async fn accept_means_durable() {
         process(&pipeline, &["bob@corp.example"], b"A: b\r\n\r\nx").await,
         Ok(Changes::default())
     );
-    assert_eq!(owed(&pipeline).await, 0);
+    assert_eq!(queued(&pipeline).await, 0);
     assert_eq!(
         process(&pipeline, &["dan@corp.example"], b"A: b\r\n\r\nx").await,
         Ok(Changes::default())
     );
-    assert_eq!(owed(&pipeline).await, 1);
+    assert_eq!(queued(&pipeline).await, 1);
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn unparsable_messages_are_journaled_like_others() {
             Ok(Changes::default()),
             "{content:?}"
         );
-        assert_eq!(owed(&pipeline).await, n + 1, "{content:?}");
+        assert_eq!(queued(&pipeline).await, n + 1, "{content:?}");
     }
 }
 
@@ -206,7 +206,7 @@ async fn an_unreadable_directory_defers() {
     panic!("the missing file is not missed");
 }
 
-/// What the milter listener answers to RCPT with these bytes; `None`: it goes on.
+/// Returns the milter listener's reply to RCPT with these bytes; `None`: accepted.
 async fn rcpt(pipeline: Pipeline, path: &[u8]) -> Option<String> {
     let listen: ListenAddress = "inet:127.0.0.1:0".parse().expect("an address");
     let listener = Listener::bind(&listen, UnixSocketSettings::default())
@@ -323,7 +323,7 @@ async fn a_message_beyond_the_hop_limit_is_journaled_once_and_refused() {
     for (hops, code, kept) in [(50, None, 1), (51, Some(554), 2)] {
         let message = travelled(hops, "");
         let verdict = pipeline
-            .process(&to, &message, &pipeline.begin(), &Anything, now)
+            .process(&to, &message, &pipeline.begin(), &FullSupport, now)
             .await;
         match (verdict, code) {
             (Ok(_), None) => {}
@@ -332,22 +332,22 @@ async fn a_message_beyond_the_hop_limit_is_journaled_once_and_refused() {
             }
             (verdict, _) => panic!("{hops} hops: {verdict:?}"),
         }
-        assert_eq!(owed(&pipeline).await, kept, "{hops} hops");
+        assert_eq!(queued(&pipeline).await, kept, "{hops} hops");
     }
     // Nobody journaled: nothing is kept, and it is refused all the same.
     let to = envelope(&["bob@corp.example"]);
     let message = travelled(51, "");
     let verdict = pipeline
-        .process(&to, &message, &pipeline.begin(), &Anything, now)
+        .process(&to, &message, &pipeline.begin(), &FullSupport, now)
         .await;
     assert!(verdict.is_err());
-    assert_eq!(owed(&pipeline).await, 2);
+    assert_eq!(queued(&pipeline).await, 2);
 }
 
 /// A hook of an MTA that lets nothing be changed.
-struct Nothing;
+struct NoSupport;
 
-impl ChangeSupport for Nothing {
+impl ChangeSupport for NoSupport {
     fn check(&self, _: &Message, changes: &Changes) -> Result<(), String> {
         match changes == &Changes::default() {
             true => Ok(()),
@@ -372,13 +372,13 @@ async fn reserved_fields_of_outside_mail_are_removed_but_journaled() {
     };
     assert!(strips(
         pipeline
-            .process(&to, &forged, &pipeline.begin(), &Anything, now)
+            .process(&to, &forged, &pipeline.begin(), &FullSupport, now)
             .await
     ));
     // An MTA that does not let us is no reason to keep the mail.
     assert!(!strips(
         pipeline
-            .process(&to, &forged, &pipeline.begin(), &Nothing, now)
+            .process(&to, &forged, &pipeline.begin(), &NoSupport, now)
             .await
     ));
     let inside = Envelope {
@@ -390,13 +390,13 @@ async fn reserved_fields_of_outside_mail_are_removed_but_journaled() {
     };
     assert!(!strips(
         pipeline
-            .process(&inside, &forged, &pipeline.begin(), &Anything, now)
+            .process(&inside, &forged, &pipeline.begin(), &FullSupport, now)
             .await
     ));
     let clean = travelled(1, "X-MS-Journal-Report:\r\n");
     assert!(!strips(
         pipeline
-            .process(&to, &clean, &pipeline.begin(), &Anything, now)
+            .process(&to, &clean, &pipeline.begin(), &FullSupport, now)
             .await
     ));
     let listed = pipeline.services.spool.list(ListFilter {

@@ -1,11 +1,11 @@
-//! Whether every message has the reports that it is owed, and no others.
+//! Whether every message has the reports that it must have, and no others.
 
 use std::collections::{HashMap, HashSet};
 
-use super::traffic::{Outcome, Try};
+use super::traffic::{Attempt, Outcome};
 use super::{Report, SmtpSink};
 
-/// What arrived, by the Message-ID of the message.
+/// The arrived reports and messages, by the Message-ID of the message.
 #[derive(Default)]
 pub struct Books {
     /// How often each report of it arrived, by the report's own Message-ID.
@@ -16,14 +16,14 @@ pub struct Books {
     strange: Vec<String>,
 }
 
-/// What the books say about all tries.
+/// The balance of all attempts.
 #[derive(Debug, Default)]
 pub struct Account {
     /// Tries that were accepted.
     pub accepted: usize,
-    /// Those of them that a report is owed for.
-    pub owed: usize,
-    /// Accepted, owed a report, without any: the loss that must not be.
+    /// Those of them that must have a report.
+    pub expected: usize,
+    /// Accepted, must have a report, without any: the loss that must not be.
     pub lost: Vec<String>,
     /// Accepted, with more than one report after duplicates were taken out.
     pub doubled: Vec<String>,
@@ -83,7 +83,7 @@ impl Books {
     }
 
     /// Compares them with what was tried.
-    pub fn close(mut self, tries: &[Try]) -> Account {
+    pub fn close(mut self, tries: &[Attempt]) -> Account {
         let mut account = Account {
             strange: std::mem::take(&mut self.strange),
             ..Account::default()
@@ -96,10 +96,10 @@ impl Books {
                 list.extend(is_so.then(|| one.id.clone()));
             };
             let is_accepted = one.outcome == Outcome::Accepted;
-            let is_owed = is_accepted && one.is_journaled;
+            let is_expected = is_accepted && one.is_journaled;
             account.accepted += usize::from(is_accepted);
-            account.owed += usize::from(is_owed);
-            note(&mut account.lost, is_owed && copies.is_empty());
+            account.expected += usize::from(is_expected);
+            note(&mut account.lost, is_expected && copies.is_empty());
             note(&mut account.doubled, copies.len() > 1);
             note(
                 &mut account.unasked,
@@ -125,10 +125,10 @@ impl Account {
     /// Prints the figures.
     pub fn print(&self) {
         println!(
-            "accepted {}, owed a report {}; lost {}, with two reports {}, unasked {}, delivered without a report {}, \
+            "accepted {}, expected reports {}; lost {}, with two reports {}, unasked {}, delivered without a report {}, \
              accepted and not delivered {}, strange {}",
             self.accepted,
-            self.owed,
+            self.expected,
             self.lost.len(),
             self.doubled.len(),
             self.unasked.len(),
@@ -137,10 +137,10 @@ impl Account {
             self.strange.len(),
         );
         println!(
-            "duplicates with the same Message-ID {} ({:.2} % of the reports owed); phantoms: {} of tries that were \
+            "duplicates with the same Message-ID {} ({:.2} % of the reports expected); phantoms: {} of tries that were \
              answered with 4xx or cut off, {} of tries whose answer was lost",
             self.duplicates,
-            100.0 * self.duplicates as f64 / self.owed.max(1) as f64,
+            100.0 * self.duplicates as f64 / self.expected.max(1) as f64,
             self.phantoms.0,
             self.phantoms.1,
         );

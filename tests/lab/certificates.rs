@@ -5,39 +5,39 @@ use std::process::Command;
 
 use super::{need, run, write};
 
-/// What may be wrong with a server's certificate.
+/// A problem of a server's certificate.
 #[derive(Debug, Clone, Copy)]
-pub enum Flaw {
-    /// It is another server's.
+pub enum CertificateProblem {
+    /// For another server's name.
     OtherName,
-    /// Its time is over.
+    /// Expired.
     Expired,
-    /// Its time has not come.
+    /// Not yet valid.
     NotYetValid,
-    /// Nobody signed it but itself.
+    /// Self-signed.
     SelfSigned,
-    /// An authority signed it that nobody here trusts.
+    /// Signed by an untrusted authority.
     OtherAuthority,
 }
 
-impl Flaw {
+impl CertificateProblem {
     /// All of them.
-    pub const ALL: [Flaw; 5] = [
-        Flaw::OtherName,
-        Flaw::Expired,
-        Flaw::NotYetValid,
-        Flaw::SelfSigned,
-        Flaw::OtherAuthority,
+    pub const ALL: [CertificateProblem; 5] = [
+        CertificateProblem::OtherName,
+        CertificateProblem::Expired,
+        CertificateProblem::NotYetValid,
+        CertificateProblem::SelfSigned,
+        CertificateProblem::OtherAuthority,
     ];
 
-    /// What whoever refuses it must say of it.
+    /// Returns the words that an error about it must contain.
     pub fn words(self) -> &'static str {
         match self {
-            Flaw::OtherName => "not valid for name",
-            Flaw::Expired => "not valid after 2021-01-01T00:00:00Z",
-            Flaw::NotYetValid => "not valid before 2090-01-01T00:00:00Z",
-            Flaw::SelfSigned => "self-signed",
-            Flaw::OtherAuthority => "not issued by a trusted authority",
+            CertificateProblem::OtherName => "not valid for name",
+            CertificateProblem::Expired => "not valid after 2021-01-01T00:00:00Z",
+            CertificateProblem::NotYetValid => "not valid before 2090-01-01T00:00:00Z",
+            CertificateProblem::SelfSigned => "self-signed",
+            CertificateProblem::OtherAuthority => "not issued by a trusted authority",
         }
     }
 }
@@ -93,17 +93,17 @@ impl Certificates {
         made
     }
 
-    /// Puts a certificate in place whose time is over, for the same names.
+    /// Installs an expired certificate for the same names.
     pub fn expire(&self) {
-        self.spoil(Flaw::Expired);
+        self.spoil(CertificateProblem::Expired);
     }
 
-    /// Puts a certificate in place that nobody must believe.
-    pub fn spoil(&self, flaw: Flaw) {
+    /// Installs a certificate with this problem.
+    pub fn spoil(&self, flaw: CertificateProblem) {
         match flaw {
-            Flaw::Expired => self.issue("20200101000000Z", "20210101000000Z"),
-            Flaw::NotYetValid => self.issue("20900101000000Z", "20910101000000Z"),
-            Flaw::OtherName => {
+            CertificateProblem::Expired => self.issue("20200101000000Z", "20210101000000Z"),
+            CertificateProblem::NotYetValid => self.issue("20900101000000Z", "20910101000000Z"),
+            CertificateProblem::OtherName => {
                 let extensions = self.directory.join("leaf.extensions");
                 let text = std::fs::read_to_string(&extensions).expect("it was written");
                 let names = "subjectAltName=";
@@ -111,13 +111,13 @@ impl Certificates {
                 write(&extensions, format!("{before}{names}DNS:other.test\n"));
                 self.issue("20200101000000Z", "20900101000000Z");
             }
-            Flaw::SelfSigned => {
+            CertificateProblem::SelfSigned => {
                 run(openssl("req -x509 -days 2 -subj /CN=localhost")
                     .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
                     .args([Path::new("-key"), &self.key()])
                     .args([Path::new("-out"), &self.certificate()]));
             }
-            Flaw::OtherAuthority => {
+            CertificateProblem::OtherAuthority => {
                 let other = self.directory.join("other");
                 std::fs::create_dir_all(&other).expect("the directory is there");
                 let other = Certificates::make(&other);
@@ -131,7 +131,7 @@ impl Certificates {
         }
     }
 
-    /// Puts a certificate in place that lasts until the beginning of 2090.
+    /// Installs a certificate that is valid until the beginning of 2090.
     pub fn prolong(&self) {
         self.issue("20200101000000Z", "20900101000000Z");
     }
@@ -159,7 +159,7 @@ impl Certificates {
             .args([Path::new("-out"), &self.certificate()]));
     }
 
-    /// What clients must trust.
+    /// The authority's certificate, which clients must trust.
     pub fn ca(&self) -> PathBuf {
         self.directory.join("ca.pem")
     }

@@ -24,9 +24,9 @@ pub struct Reply {
     pub text: String,
 }
 
-/// What came of a message that was sent to a server that may die over it.
+/// The outcome of a message sent to a server that may be killed meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Sent {
+pub enum SendOutcome {
     /// The server answered.
     Answered(Reply),
     /// The connection was lost before the end of the message: nobody can have it.
@@ -79,31 +79,31 @@ impl Client {
     /// `content` is given as lines that end in CRLF; dots are stuffed here.
     pub fn send_message(&mut self, from: &str, to: &[&str], content: &str) -> Reply {
         match self.try_message(from, to, content) {
-            Sent::Answered(reply) => reply,
+            SendOutcome::Answered(reply) => reply,
             lost => panic!("{lost:?}"),
         }
     }
 
     /// The same with a server that may die over it.
-    pub fn try_message(&mut self, from: &str, to: &[&str], content: &str) -> Sent {
+    pub fn try_message(&mut self, from: &str, to: &[&str], content: &str) -> SendOutcome {
         let commands = [format!("MAIL FROM:<{from}>")]
             .into_iter()
             .chain(to.iter().map(|to| format!("RCPT TO:<{to}>")))
             .chain(["DATA".to_owned()]);
         for command in commands {
             let Ok(reply) = self.try_say(&command) else {
-                return Sent::Lost;
+                return SendOutcome::Lost;
             };
             if reply.code >= 400 {
                 // After 421 nobody listens any more.
                 if reply.code != 421 {
                     let _ = self.try_say("RSET");
                 }
-                return Sent::Answered(reply);
+                return SendOutcome::Answered(reply);
             }
         }
         self.try_content(content)
-            .map_or(Sent::Unknown, Sent::Answered)
+            .map_or(SendOutcome::Unknown, SendOutcome::Answered)
     }
 
     /// Sends a message's content after a 354, and reads the reply to its end.

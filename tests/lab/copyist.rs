@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::process::{Log, Program};
 use super::{PATIENCE, write};
 
-/// What the binary logs when all its listeners are bound.
+/// The log line of the binary once all its listeners are bound.
 const READY: &str = "copyist is ready";
 
 /// A running `copyist run` with a state directory of its own, which outlives every restart.
@@ -111,8 +111,8 @@ impl Copyist {
         of(spool.join("bodies")) + of(spool)
     }
 
-    /// How many items it owes.
-    pub fn owed(&self) -> usize {
+    /// The number of queued items.
+    pub fn queued(&self) -> usize {
         let listed = self.command(&["queue", "list", "--json", "--limit", "1"]);
         let listed: serde_json::Value = serde_json::from_slice(&listed.stdout)
             .unwrap_or_else(|error| panic!("{error}: {listed:?}"));
@@ -137,7 +137,7 @@ impl Copyist {
         self.directory.path().join("state")
     }
 
-    /// What it logged, over all its lives.
+    /// Its log, over all restarts.
     pub fn log(&self) -> String {
         self.log.text()
     }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::{PATIENCE, free_port};
 
-/// What becomes of connections, those that are there and those that come.
+/// A fault of connections, open and new ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing: everything passes.
@@ -26,8 +26,8 @@ pub enum Fault {
     /// Answers arrive so much later, however many are on their way: a server that is slow and not
     /// busy.
     Latency(Duration),
-    /// What is sent is swallowed without a word, and so is all that a connection brings afterwards
-    /// that lost anything: for its peers it is half open for ever.
+    /// Bytes are dropped silently, and so is everything later on a connection that lost anything:
+    /// for its peers it is half open for ever.
     Blackhole,
     /// The server's side is closed: its answers are lost, and what the client sends still arrives.
     HalfClose,
@@ -166,7 +166,7 @@ async fn connection(mut client: TcpStream, server: SocketAddr, faults: watch::Re
         let down = async {
             match pass(down_from, down_to, faults.clone(), true).await {
                 // The end of a half-open connection does not arrive either.
-                Err(Lost) => std::future::pending().await,
+                Err(DataLost) => std::future::pending().await,
                 ended => ended,
             }
         };
@@ -189,7 +189,7 @@ fn reset(stream: TcpStream) {
 }
 
 /// A connection that lost something.
-struct Lost;
+struct DataLost;
 
 /// One direction, to its end. `answers`: from the server to the client.
 async fn pass(
@@ -197,7 +197,7 @@ async fn pass(
     mut to: WriteHalf<'_>,
     mut faults: watch::Receiver<Fault>,
     answers: bool,
-) -> Result<(), Lost> {
+) -> Result<(), DataLost> {
     let mut buffer = vec![0; 16 * 1024];
     let (mut is_lost, mut is_closed) = (false, false);
     // Answers on their way, and when they came from the server.
@@ -249,7 +249,7 @@ async fn pass(
         }
     }
     if is_lost {
-        return Err(Lost);
+        return Err(DataLost);
     }
     let _ = to.shutdown().await;
     Ok(())

@@ -1,4 +1,4 @@
-//! What the journal guard knows of an address, asked of the library.
+//! The journal guard's decision about an address, from the library.
 
 use std::sync::Arc;
 

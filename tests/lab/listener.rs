@@ -78,9 +78,11 @@ next_hop = "{}"
         }
     }
 
-    /// The reports that have come since this was asked last, once nothing is owed any more.
+    /// The reports that have come since this was asked last, once the queue is empty.
     pub fn reports(&self) -> Vec<Report> {
-        wait("nothing is owed", PATIENCE, || self.copyist.owed() == 0);
+        wait("the queue is empty", PATIENCE, || {
+            self.copyist.queued() == 0
+        });
         let mut reports = Vec::new();
         self.relay.harvest(
             |text| Report::read(text).is_whole,

@@ -65,23 +65,23 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 pub use books::{Account, Books};
-pub use certificates::{Certificates, Flaw};
+pub use certificates::{CertificateProblem, Certificates};
 pub use chance::Chance;
-pub use client::{Client, Reply, Sent, connect};
+pub use client::{Client, Reply, SendOutcome, connect};
 pub use copyist::Copyist;
 pub use disk::{Disk, Sshfs};
 pub use fault_proxy::{Fault, FaultProxy};
 pub use guard::{is_guarded, try_is_guarded};
 pub use listener::{ListenerOptions, ListenerSite};
-pub use next_hop::{Mood, NextHop, Taken};
+pub use next_hop::{AcceptedMessage, NextHop, ServerBehavior};
 pub use postfix::{Postfix, PostfixOptions};
-pub use process::{Log, Program, Silence, children, signal_process};
+pub use process::{Log, Program, WaitError, children, signal_process};
 pub use samba::Samba;
 pub use server::{Access, DirectoryServer, every_third};
-pub use site::{Between, INSIDE, OUTSIDE, Report, Site, SiteOptions, message, user};
+pub use site::{FaultProxies, INSIDE, OUTSIDE, Report, Site, SiteOptions, message, user};
 pub use slapd::Slapd;
 pub use smtp::{Load, SmtpSink, smtp_source};
-pub use traffic::{Outcome, Rate, Traffic, Try};
+pub use traffic::{Attempt, Outcome, Rate, Traffic};
 pub use unpacked::{Ports, Unpacked};
 
 /// How long the lab waits for anything before it calls the test failed.

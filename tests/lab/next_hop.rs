@@ -1,14 +1,14 @@
-//! An SMTP server that writes down every byte that it is sent, and that misbehaves as it is told
-//! to. No real server can be made to do most of this.
+//! An SMTP server that records every byte it receives and misbehaves on request. No real server can
+//! be made to do most of this.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What it does otherwise than an SMTP server should.
+/// A deviation from the behavior of a correct SMTP server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
-    /// Takes everything.
+pub enum ServerBehavior {
+    /// Accepts everything.
     Good,
     /// Refuses recipients whose address begins with "no".
     RefusesSome,
@@ -20,25 +20,25 @@ pub enum Mood {
     DefersData,
     /// Closes after the first line of the message.
     ClosesInData,
-    /// Answers the message with what is no SMTP.
+    /// Answers the message with an invalid reply.
     Garbage,
     /// Does not answer the message.
     Hangs,
     /// Does not answer DATA.
     HangsAtData,
-    /// Takes the message, and closes without a word.
+    /// Accepts the message, and closes without a reply.
     TakesSilently,
-    /// Takes the first message of a connection, and defers all others.
+    /// Accepts the first message of a connection, and defers all others.
     TakesOne,
-    /// Refuses the message, and says yes to it before it has come.
+    /// Rejects the message, but sends a 250 before it has arrived.
     SaysYesEarly,
-    /// Takes everything, and says so twice.
+    /// Accepts everything, and sends each reply to it twice.
     SaysYesTwice,
 }
 
-/// One transaction that came to its data.
+/// One accepted message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Taken {
+pub struct AcceptedMessage {
     /// MAIL and RCPT as they were sent, of those that it accepted.
     pub envelope: Vec<String>,
     /// The data as it was sent, stuffed, with the dot at its end; of BDAT the bytes.
@@ -48,13 +48,13 @@ pub struct Taken {
 /// The server.
 pub struct NextHop {
     address: SocketAddr,
-    kept: Arc<Mutex<Kept>>,
+    kept: Arc<Mutex<NextHopState>>,
 }
 
 #[derive(Default)]
-struct Kept {
-    mood: Option<Mood>,
-    taken: Vec<Taken>,
+struct NextHopState {
+    mood: Option<ServerBehavior>,
+    taken: Vec<AcceptedMessage>,
     /// Every command line of every connection.
     commands: Vec<String>,
     /// Every connection there was.
@@ -62,7 +62,7 @@ struct Kept {
 }
 
 impl NextHop {
-    /// Starts it in a good mood.
+    /// Starts it without deviations.
     pub fn start() -> NextHop {
         NextHop::start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
     }
@@ -71,13 +71,13 @@ impl NextHop {
     pub fn start_at(at: SocketAddr) -> NextHop {
         let listener = TcpListener::bind(at).expect("a port");
         let address = listener.local_addr().expect("bound");
-        let kept = Arc::new(Mutex::new(Kept::default()));
+        let kept = Arc::new(Mutex::new(NextHopState::default()));
         let keep = kept.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let keep = keep.clone();
                 std::thread::spawn(move || {
-                    // What is kept of it would hold it open.
+                    // The clone in the state would keep it open.
                     let closing = stream.try_clone();
                     drop(serve(stream, &keep));
                     let _ = closing.and_then(|stream| stream.shutdown(Shutdown::Both));
@@ -87,7 +87,7 @@ impl NextHop {
         NextHop { address, kept }
     }
 
-    /// One that is not there.
+    /// Returns one that does not listen.
     pub fn nowhere() -> NextHop {
         NextHop {
             address: SocketAddr::from(([127, 0, 0, 1], super::free_port())),
@@ -95,7 +95,7 @@ impl NextHop {
         }
     }
 
-    /// How many connections there were.
+    /// The number of connections so far.
     pub fn connections(&self) -> usize {
         lock(&self.kept).connections.len()
     }
@@ -108,10 +108,10 @@ impl NextHop {
         }
     }
 
-    /// Says something that nobody asked for, on every connection.
+    /// Sends an unsolicited line on every connection.
     pub fn say(&self, text: &str) {
         for stream in &lock(&self.kept).connections {
-            // One that is closed hears nothing.
+            // A closed one receives nothing.
             let _ = (&*stream).write_all(text.as_bytes());
         }
     }
@@ -121,13 +121,13 @@ impl NextHop {
         self.address
     }
 
-    /// Changes its mood, for commands from now on.
-    pub fn be(&self, mood: Mood) {
+    /// Changes its behavior, for commands from now on.
+    pub fn be(&self, mood: ServerBehavior) {
         lock(&self.kept).mood = Some(mood);
     }
 
-    /// What it has taken for its own.
-    pub fn taken(&self) -> Vec<Taken> {
+    /// The messages that it has accepted.
+    pub fn taken(&self) -> Vec<AcceptedMessage> {
         lock(&self.kept).taken.clone()
     }
 
@@ -136,7 +136,7 @@ impl NextHop {
         lock(&self.kept).commands.clone()
     }
 
-    /// Forgets what it has.
+    /// Clears its records.
     pub fn forget(&self) {
         let mut kept = lock(&self.kept);
         kept.taken.clear();
@@ -144,16 +144,16 @@ impl NextHop {
     }
 }
 
-fn lock(kept: &Mutex<Kept>) -> std::sync::MutexGuard<'_, Kept> {
+fn lock(kept: &Mutex<NextHopState>) -> std::sync::MutexGuard<'_, NextHopState> {
     kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
+fn serve(mut stream: TcpStream, keep: &Mutex<NextHopState>) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream.try_clone()?);
     lock(keep).connections.push(stream.try_clone()?);
     stream.write_all(b"220 next.test ESMTP as written down\r\n")?;
-    let mut one = Taken::default();
+    let mut one = AcceptedMessage::default();
     let mut messages = 0;
     loop {
         let mut line = Vec::new();
@@ -164,7 +164,7 @@ fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
             .trim_end_matches("\r\n")
             .to_owned();
         lock(keep).commands.push(text.clone());
-        let mood = lock(keep).mood.unwrap_or(Mood::Good);
+        let mood = lock(keep).mood.unwrap_or(ServerBehavior::Good);
         let verb = text
             .split(' ')
             .next()
@@ -176,11 +176,13 @@ fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
                        250-CHUNKING\r\n250-XFORWARD NAME ADDR PROTO HELO SOURCE PORT IDENT\r\n250 AUTH PLAIN LOGIN\r\n"
             }
             "MAIL" => {
-                one = Taken::default();
+                one = AcceptedMessage::default();
                 one.envelope.push(text);
                 "250 2.1.0 sender fine\r\n"
             }
-            "RCPT" if mood == Mood::RefusesSome && text.contains("<no") => "550 5.1.1 not here\r\n",
+            "RCPT" if mood == ServerBehavior::RefusesSome && text.contains("<no") => {
+                "550 5.1.1 not here\r\n"
+            }
             "RCPT" => {
                 one.envelope.push(text);
                 "250 2.1.5 recipient fine\r\n"
@@ -195,19 +197,21 @@ fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
                     "235 2.7.0 welcome\r\n"
                 }
             },
-            "DATA" if mood == Mood::HangsAtData => {
+            "DATA" if mood == ServerBehavior::HangsAtData => {
                 // Until the other side has had enough.
                 reader.read_until(b'\n', &mut line)?;
                 return Ok(());
             }
-            "DATA" if mood == Mood::DefersData => "451 4.3.0 no data now\r\n",
+            "DATA" if mood == ServerBehavior::DefersData => "451 4.3.0 no data now\r\n",
             "DATA" | "BDAT" => {
                 if verb == "DATA" {
                     stream.write_all(match mood {
-                        Mood::SaysYesEarly => b"354 go on\r\n250 2.0.0 queued before it came\r\n",
+                        ServerBehavior::SaysYesEarly => {
+                            b"354 go on\r\n250 2.0.0 queued before it came\r\n"
+                        }
                         _ => b"354 go on\r\n",
                     })?;
-                    if mood == Mood::ClosesInData {
+                    if mood == ServerBehavior::ClosesInData {
                         reader.read_until(b'\n', &mut one.data)?;
                         return Ok(());
                     }
@@ -226,28 +230,31 @@ fn serve(mut stream: TcpStream, keep: &Mutex<Kept>) -> std::io::Result<()> {
                 }
                 messages += 1;
                 let refuses = [
-                    Mood::RefusesMessage,
-                    Mood::DefersMessage,
-                    Mood::SaysYesEarly,
+                    ServerBehavior::RefusesMessage,
+                    ServerBehavior::DefersMessage,
+                    ServerBehavior::SaysYesEarly,
                 ];
-                let takes = !refuses.contains(&mood) && (mood != Mood::TakesOne || messages == 1);
-                if takes && !matches!(mood, Mood::Garbage | Mood::Hangs) {
+                let takes =
+                    !refuses.contains(&mood) && (mood != ServerBehavior::TakesOne || messages == 1);
+                if takes && !matches!(mood, ServerBehavior::Garbage | ServerBehavior::Hangs) {
                     lock(keep).taken.push(std::mem::take(&mut one));
                 }
                 match mood {
-                    Mood::SaysYesTwice => {
+                    ServerBehavior::SaysYesTwice => {
                         "250 2.0.0 queued as it came\r\n250 2.0.0 queued as it came\r\n"
                     }
-                    Mood::RefusesMessage | Mood::SaysYesEarly => "550 5.7.1 refused at the end\r\n",
-                    Mood::DefersMessage => "451 4.3.0 deferred at the end\r\n",
-                    Mood::TakesOne if messages > 1 => "451 4.3.0 one is enough\r\n",
-                    Mood::Garbage => "well done\r\n",
-                    Mood::Hangs => {
+                    ServerBehavior::RefusesMessage | ServerBehavior::SaysYesEarly => {
+                        "550 5.7.1 refused at the end\r\n"
+                    }
+                    ServerBehavior::DefersMessage => "451 4.3.0 deferred at the end\r\n",
+                    ServerBehavior::TakesOne if messages > 1 => "451 4.3.0 one is enough\r\n",
+                    ServerBehavior::Garbage => "well done\r\n",
+                    ServerBehavior::Hangs => {
                         // Until the other side has had enough.
                         reader.read_until(b'\n', &mut line)?;
                         return Ok(());
                     }
-                    Mood::TakesSilently => return Ok(()),
+                    ServerBehavior::TakesSilently => return Ok(()),
                     _ => "250 2.0.0 queued as it came\r\n",
                 }
             }

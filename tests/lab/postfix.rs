@@ -71,7 +71,7 @@ impl Postfix {
         self.address
     }
 
-    /// What it logged.
+    /// Its log.
     pub fn log(&self) -> String {
         self.log.text()
     }

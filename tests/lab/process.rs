@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 
-/// What a process has printed, shared with the threads that read it.
+/// The output of a process, shared with the threads that read it.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Shared>);
 
@@ -28,9 +28,9 @@ struct State {
     open: usize,
 }
 
-/// Why no line came.
+/// The reason why no line arrived.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Silence {
+pub enum WaitError {
     /// The process closed its output: it has ended.
     Ended,
     /// The deadline passed.
@@ -59,7 +59,7 @@ impl Log {
         from: usize,
         patience: Duration,
         found: impl Fn(&str) -> Option<T>,
-    ) -> Result<T, Silence> {
+    ) -> Result<T, WaitError> {
         let deadline = Instant::now() + patience;
         let mut next = from;
         let mut state = self.state();
@@ -71,11 +71,11 @@ impl Log {
                 next += 1;
             }
             if state.open == 0 {
-                return Err(Silence::Ended);
+                return Err(WaitError::Ended);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Silence::TimedOut);
+                return Err(WaitError::TimedOut);
             }
             state = (self.0.changed.wait_timeout(state, left))
                 .expect("no reader panics while it holds this")
@@ -163,7 +163,7 @@ impl Program {
         }
     }
 
-    /// What it printed.
+    /// Its output.
     pub fn log(&self) -> &Log {
         &self.log
     }

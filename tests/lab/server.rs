@@ -1,4 +1,4 @@
-//! What the tests need of a directory server, whichever it is.
+//! The interface of the directory servers, OpenLDAP and Active Directory, for the tests.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -32,12 +32,12 @@ pub struct Site<D: DirectoryServer = Slapd> {
     pub admin: u16,
     /// The configuration that the agent was started with.
     pub config: String,
-    /// What stands between the agent and its peers, where it was asked for.
-    pub between: Option<Between>,
+    /// The fault proxies between the agent and its peers, if requested.
+    pub between: Option<FaultProxies>,
 }
 
-/// The places where a site can be torn apart.
-pub struct Between {
+/// The fault proxies of a site.
+pub struct FaultProxies {
     /// Agent and directory.
     pub directory: FaultProxy,
     /// Agent and relay.
@@ -123,7 +123,7 @@ impl<D: DirectoryServer> Site<D> {
         let milter =
             (options.milter.clone()).unwrap_or_else(|| format!("inet:127.0.0.1:{}", free_port()));
         let (mail, relay) = (SmtpSink::start_keeping(), SmtpSink::start_keeping());
-        let between = options.is_breakable.then(|| Between {
+        let between = options.is_breakable.then(|| FaultProxies {
             directory: FaultProxy::start(server_of(&directory.access().url)),
             relay: FaultProxy::start(relay.address()),
         });

@@ -156,7 +156,7 @@ impl Slapd {
             .arg(&file));
     }
 
-    /// What the agent sees: LDIF, by `ldapsearch`.
+    /// Returns the agent's view as LDIF, by `ldapsearch`.
     pub fn search(&self, filter: &str, attributes: &[&str]) -> String {
         let output = run(self
             .client("ldapsearch", AGENT)

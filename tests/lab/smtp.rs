@@ -17,7 +17,7 @@ pub struct SmtpSink {
     kept: Option<TempDir>,
     options: Vec<String>,
     program: Option<Program>,
-    /// What it had taken when it was stopped.
+    /// The number of messages it had accepted when it was stopped.
     before: usize,
 }
 
@@ -172,9 +172,9 @@ fn taken(counters: &str) -> Option<usize> {
     counters.rsplit_once("mesg=")?.1.trim().parse().ok()
 }
 
-/// What a run of `smtp-source` gave.
+/// The result of a run of `smtp-source`.
 pub struct Load {
-    /// What it printed, and how it ended: it fails when any message is refused.
+    /// Its output and exit status: it fails if any message is rejected.
     pub output: Output,
     /// From its start to its end.
     pub took: Duration,

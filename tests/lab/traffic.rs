@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{Client, OUTSIDE, Sent, every_third, message, user};
+use super::{Client, OUTSIDE, SendOutcome, every_third, message, user};
 
 /// How much mail.
 #[derive(Debug, Clone, Copy)]
@@ -20,12 +20,12 @@ pub struct Rate {
 
 /// One try to send a message. Each try is a message with a Message-ID of its own.
 #[derive(Debug, Clone)]
-pub struct Try {
+pub struct Attempt {
     /// Its Message-ID.
     pub id: String,
     /// Whether its recipient is journaled.
     pub is_journaled: bool,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
     /// When it began, after the traffic did.
     pub at: Duration,
@@ -33,7 +33,7 @@ pub struct Try {
     pub took: Duration,
 }
 
-/// What became of a try.
+/// The outcome of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// 250 after the data.
@@ -46,7 +46,7 @@ pub enum Outcome {
 
 /// Clients that send until they are told to stop.
 pub struct Traffic {
-    clients: Vec<JoinHandle<Vec<Try>>>,
+    clients: Vec<JoinHandle<Vec<Attempt>>>,
     shared: Arc<Shared>,
 }
 
@@ -91,7 +91,7 @@ impl Traffic {
     }
 
     /// Ends it and gives every try. Messages under way are tried to their end.
-    pub fn finish(self) -> Vec<Try> {
+    pub fn finish(self) -> Vec<Attempt> {
         self.shared.is_over.store(true, Ordering::Relaxed);
         let clients = self.clients.into_iter();
         clients
@@ -101,7 +101,7 @@ impl Traffic {
 }
 
 impl Shared {
-    fn send_all(&self) -> Vec<Try> {
+    fn send_all(&self) -> Vec<Attempt> {
         let mut tries = Vec::new();
         let mut client = None;
         loop {
@@ -116,7 +116,7 @@ impl Shared {
     }
 
     /// Tries message `n` until it is accepted.
-    fn insist(&self, n: usize, client: &mut Option<Client>, tries: &mut Vec<Try>) {
+    fn insist(&self, n: usize, client: &mut Option<Client>, tries: &mut Vec<Attempt>) {
         let number = addressee(n);
         let text = text(n);
         for attempt in 0.. {
@@ -125,15 +125,15 @@ impl Shared {
             let at = self.started.elapsed();
             let sent = self.attempt(client, &user(number), &content);
             let outcome = match sent {
-                Sent::Answered(reply) => match reply.code {
+                SendOutcome::Answered(reply) => match reply.code {
                     250 => Outcome::Accepted,
                     400..500 => Outcome::Deferred,
                     _ => panic!("refused for good: {reply:?}"),
                 },
-                Sent::Lost => Outcome::Deferred,
-                Sent::Unknown => Outcome::Unknown,
+                SendOutcome::Lost => Outcome::Deferred,
+                SendOutcome::Unknown => Outcome::Unknown,
             };
-            tries.push(Try {
+            tries.push(Attempt {
                 id,
                 is_journaled: every_third(number).is_some(),
                 outcome,
@@ -151,12 +151,12 @@ impl Shared {
         }
     }
 
-    fn attempt(&self, client: &mut Option<Client>, to: &str, content: &str) -> Sent {
+    fn attempt(&self, client: &mut Option<Client>, to: &str, content: &str) -> SendOutcome {
         let mut open = match client.take() {
             Some(open) => open,
             None => match Client::try_connect_from(OUTSIDE, self.server) {
                 Ok(open) => open,
-                Err(_) => return Sent::Lost,
+                Err(_) => return SendOutcome::Lost,
             },
         };
         let sent = open.try_message("a@elsewhere.test", &[to], content);

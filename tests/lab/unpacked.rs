@@ -119,7 +119,7 @@ impl Unpacked {
         SocketAddr::from(([127, 0, 0, 1], self.ports.front))
     }
 
-    /// What it said, as far as it says it and does not write it to a file of its own.
+    /// Its output, without anything that it writes to a file of its own.
     pub fn log(&self) -> String {
         let main = std::fs::read_to_string(self.directory.path().join("log/mainlog"));
         self.log.text() + &main.unwrap_or_default()

@@ -12,7 +12,8 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
 use play::{
-    Counting, LIMITS, Mta, Scripted, addresses, packet_bytes, play, requirements, sentences, text,
+    LIMITS, Mta, Scripted, WriteCounter, addresses, packet_bytes, play, requirements, sentences,
+    text,
 };
 
 #[tokio::test]
@@ -284,7 +285,7 @@ async fn writes(commands: &[&str]) -> usize {
     theirs.write_all(&bytes).await.expect("fits the pipe");
     theirs.shutdown().await.expect("closes");
     let count = Arc::new(AtomicUsize::new(0));
-    let stream = Counting(ours, Arc::clone(&count));
+    let stream = WriteCounter(ours, Arc::clone(&count));
     let shutdown = CancellationToken::new();
     let handler = Scripted::default();
     let served = serve(stream, requirements(0, false), LIMITS, handler, shutdown).await;
@@ -500,15 +501,15 @@ async fn a_silent_mta_is_left() {
 }
 
 /// A connection that is served, after the negotiation.
-struct Served {
+struct ServedConnection {
     mta: Mta,
     shutdown: CancellationToken,
     seen: Arc<Mutex<Vec<Transaction>>>,
     serving: tokio::task::JoinHandle<Result<(), ConnectionError>>,
 }
 
-impl Served {
-    async fn greeted(answer_recipients: bool) -> Served {
+impl ServedConnection {
+    async fn greeted(answer_recipients: bool) -> ServedConnection {
         let (ours, theirs) = tokio::io::duplex(4096);
         let shutdown = CancellationToken::new();
         let handler = Scripted::default();
@@ -522,7 +523,7 @@ impl Served {
         mta.say(&packet_bytes(r"O \0\0\0\x06\0\0\x01\xff\0\x1f\xff\xff"))
             .await;
         assert!(mta.hear().await.is_some());
-        Served {
+        ServedConnection {
             mta,
             shutdown,
             seen,
@@ -530,7 +531,7 @@ impl Served {
         }
     }
 
-    /// It ended in order, after so many messages.
+    /// Asserts an orderly end after so many messages.
     async fn ended_after(self, messages: usize) {
         assert!(self.serving.await.expect("no panic").is_ok());
         assert_eq!(self.seen.lock().expect("no test panicked").len(), messages);
@@ -539,7 +540,7 @@ impl Served {
 
 #[tokio::test]
 async fn shutdown_closes_between_messages() {
-    let mut served = Served::greeted(false).await;
+    let mut served = ServedConnection::greeted(false).await;
     served.shutdown.cancel();
     assert_eq!(served.mta.hear().await, None);
     served.ended_after(0).await;
@@ -547,7 +548,7 @@ async fn shutdown_closes_between_messages() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_begins_as_the_shutdown_does_is_accepted() {
-    let mut served = Served::greeted(false).await;
+    let mut served = ServedConnection::greeted(false).await;
     let begun = tokio::time::Instant::now();
     served.shutdown.cancel();
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -562,7 +563,7 @@ async fn a_message_that_begins_as_the_shutdown_does_is_accepted() {
 
 #[tokio::test]
 async fn shutdown_lets_a_message_under_way_finish() {
-    let mut served = Served::greeted(true).await;
+    let mut served = ServedConnection::greeted(true).await;
     served.mta.say(&packet_bytes(r"M <>\0")).await;
     served.mta.say(&packet_bytes(r"R <a@b.example>\0")).await;
     assert_eq!(served.mta.hear().await.as_deref(), Some("c"));

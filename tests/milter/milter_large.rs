@@ -1,5 +1,5 @@
-//! What becomes of large messages on a milter connection: they are handed over in pieces while they
-//! arrive, and what is held of them is asked for. See `milter_conversations/play.rs`.
+//! Large messages on a milter connection: they are handed over in chunks while they arrive, and
+//! memory is reserved for them. See `play.rs`.
 
 use crate::play;
 use std::sync::atomic::Ordering;

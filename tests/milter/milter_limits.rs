@@ -1,6 +1,5 @@
-//! What happens on a milter connection at each limit: the message is refused, the connection stays
-//! in order; and who is no MTA is shown out. The conversations are files; see
-//! `milter_conversations/play.rs`.
+//! Limits of a milter connection: the message is rejected, the connection stays in order, and a
+//! client that does not speak milter is closed. The conversations are files; see `play.rs`.
 
 use crate::play;
 use std::time::Duration;
@@ -203,7 +202,7 @@ async fn a_negotiation_that_drips_is_not_waited_for() {
     assert!(began.elapsed() < Duration::from_secs(60));
 }
 
-/// What a connection comes to that begins with these bytes and then waits for an answer.
+/// Returns the end of a connection that begins with these bytes and then waits for an answer.
 async fn begun_with(bytes: &[u8]) -> String {
     let (serving, mut mta) = connect(SMALL);
     mta.say(bytes).await;

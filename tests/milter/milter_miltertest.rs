@@ -29,9 +29,9 @@ const WANTED: [Actions; 5] = [
 
 /// Decides by the local part of the sender.
 #[derive(Clone, Default)]
-struct ByName(Arc<Mutex<Vec<Transaction>>>);
+struct ScriptedHandler(Arc<Mutex<Vec<Transaction>>>);
 
-impl Handler for ByName {
+impl Handler for ScriptedHandler {
     async fn check_recipient(
         &mut self,
         _partial: PartialTransaction<'_>,
@@ -99,7 +99,7 @@ fn edits() -> MessageDecision {
 async fn script(name: &str) -> Vec<Transaction> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let port = listener.local_addr().expect("it is bound").port();
-    let handler = ByName::default();
+    let handler = ScriptedHandler::default();
     let serving = tokio::spawn({
         let handler = handler.clone();
         async move {

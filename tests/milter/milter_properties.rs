@@ -1,4 +1,4 @@
-//! What must hold for the milter protocol whatever an MTA sends, in whatever pieces.
+//! Properties of the milter protocol for any input of an MTA, in chunks of any size.
 
 use bytes::BytesMut;
 use copyist::milter::{
@@ -15,7 +15,7 @@ fn offer(steps: u32) -> Command<'static> {
     })
 }
 
-/// What the connection would do, packet by packet, up to the first error.
+/// Returns the actions of a connection, packet by packet, up to the first error.
 fn run(pieces: &[&[u8]]) -> Vec<String> {
     let mut frames = Frames::new();
     let mut session = Session::new(Requirements::default());

@@ -30,14 +30,14 @@ pub(crate) const LIMITS: Limits = Limits {
 };
 
 /// A recipient asked about, and those accepted before it.
-pub(crate) type Asked = (String, Vec<String>);
+pub(crate) type RecipientCheck = (String, Vec<String>);
 
 /// Decides as the test says and remembers what it saw.
 #[derive(Clone, Default)]
 pub(crate) struct Scripted {
     pub(crate) edits: Vec<Edit>,
     pub(crate) takes: Duration,
-    pub(crate) asked: Arc<Mutex<Vec<Asked>>>,
+    pub(crate) asked: Arc<Mutex<Vec<RecipientCheck>>>,
     pub(crate) seen: Arc<Mutex<Vec<Transaction>>>,
     pub(crate) refused: Arc<Mutex<Vec<(String, LimitExceeded)>>>,
     /// Pieces of the message under way.
@@ -211,7 +211,7 @@ pub(crate) struct Mta {
 }
 
 impl Mta {
-    /// What we say next; `None` once we closed.
+    /// Returns our next packet; `None` once we closed.
     pub(crate) async fn hear(&mut self) -> Option<String> {
         loop {
             if let Some(frame) = self.frames.next().expect("we send packets") {
@@ -303,9 +303,9 @@ pub(crate) fn text(message: &Bytes) -> String {
 }
 
 /// Counts the writes to a stream.
-pub(crate) struct Counting(pub(crate) DuplexStream, pub(crate) Arc<AtomicUsize>);
+pub(crate) struct WriteCounter(pub(crate) DuplexStream, pub(crate) Arc<AtomicUsize>);
 
-impl AsyncRead for Counting {
+impl AsyncRead for WriteCounter {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -315,7 +315,7 @@ impl AsyncRead for Counting {
     }
 }
 
-impl AsyncWrite for Counting {
+impl AsyncWrite for WriteCounter {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

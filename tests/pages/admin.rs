@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use copyist::admin;
 
-use office::{HOSTILE, Office, PASSWORD, TOKEN, Wanted, direction, id, is_dead};
+use office::{HOSTILE, Office, OfficeOptions, PASSWORD, TOKEN, direction, id, is_dead};
 
 /// Paths that nobody has to log in for: those of machines, and what the login itself needs.
 const OPEN: [&str; 6] = [
@@ -35,7 +35,7 @@ async fn shown(office: &Office, n: usize) -> copyist::spool::QueueEntry {
 
 #[tokio::test]
 async fn every_page_asks_for_the_token() {
-    let office = Office::open(Wanted::default()).await;
+    let office = Office::open(OfficeOptions::default()).await;
     let mut asked = 0;
     for (method, path) in paths() {
         let is_open = OPEN.contains(&path.as_str()) && method == "GET";
@@ -75,10 +75,10 @@ async fn every_page_asks_for_the_token() {
 
 #[tokio::test]
 async fn without_a_token_others_get_no_page() {
-    let wanted = Wanted {
+    let wanted = OfficeOptions {
         listen: "0.0.0.0",
         token: false,
-        ..Wanted::default()
+        ..OfficeOptions::default()
     };
     let office = Office::open(wanted).await;
     for (method, path) in paths() {
@@ -101,9 +101,9 @@ async fn without_a_token_others_get_no_page() {
 
 #[tokio::test]
 async fn with_a_token_others_log_in_wherever_they_are() {
-    let wanted = Wanted {
+    let wanted = OfficeOptions {
         listen: "0.0.0.0",
-        ..Wanted::default()
+        ..OfficeOptions::default()
     };
     let office = Office::open(wanted).await;
     for (method, path) in paths() {
@@ -124,7 +124,7 @@ async fn with_a_token_others_log_in_wherever_they_are() {
 
 #[tokio::test]
 async fn a_login_lasts_in_the_browser_and_can_be_left() {
-    let office = Office::open(Wanted::default()).await;
+    let office = Office::open(OfficeOptions::default()).await;
     let asked = office.get("/queue?state=dead", &[]);
     assert!(
         asked.text().contains("value=\"/queue?state=dead\""),
@@ -177,7 +177,7 @@ async fn a_login_lasts_in_the_browser_and_can_be_left() {
 
 #[tokio::test]
 async fn another_token_ends_every_login() {
-    let mut office = Office::open(Wanted::default()).await;
+    let mut office = Office::open(OfficeOptions::default()).await;
     let form = office.get("/", &[]).form();
     let entered = office.post("/login", &[], &[("form", &form), ("token", TOKEN)]);
     let cookie = entered
@@ -200,7 +200,7 @@ async fn another_token_ends_every_login() {
 
 #[tokio::test]
 async fn forms_of_other_sites_are_refused() {
-    let office = Office::open(Wanted::default()).await;
+    let office = Office::open(OfficeOptions::default()).await;
     let bearer = format!("Bearer {TOKEN}");
     let form = office.page("/coverage").form();
     let own = format!("http://127.0.0.1:{}", office.port);
@@ -253,9 +253,9 @@ async fn forms_of_other_sites_are_refused() {
 
 #[tokio::test]
 async fn a_strange_name_for_this_machine_is_refused() {
-    let office = Office::open(Wanted {
+    let office = Office::open(OfficeOptions {
         token: false,
-        ..Wanted::default()
+        ..OfficeOptions::default()
     })
     .await;
     let port = office.port;
@@ -278,7 +278,7 @@ async fn a_strange_name_for_this_machine_is_refused() {
 
 #[tokio::test]
 async fn every_response_has_its_security_headers() {
-    let office = Office::open(Wanted::default()).await;
+    let office = Office::open(OfficeOptions::default()).await;
     let answers = paths().into_iter().flat_map(|(method, path)| {
         let bearer = format!("Bearer {TOKEN}");
         let with = office.ask(method, &path, &[("Authorization", &bearer)], "");
@@ -320,7 +320,7 @@ async fn every_response_has_its_security_headers() {
 
 #[tokio::test]
 async fn outsiders_text_is_escaped_and_visible() {
-    let office = Office::open(Wanted::default()).await;
+    let office = Office::open(OfficeOptions::default()).await;
     for path in ["/queue".to_owned(), format!("/queue/{}", id(0))] {
         let page = office.page(&path).text();
         assert!(
@@ -355,9 +355,9 @@ async fn outsiders_text_is_escaped_and_visible() {
 
 #[tokio::test]
 async fn subjects_and_messages_need_authentication() {
-    let open = Office::open(Wanted {
+    let open = Office::open(OfficeOptions {
         token: false,
-        ..Wanted::default()
+        ..OfficeOptions::default()
     })
     .await;
     for (method, path) in paths() {
@@ -375,7 +375,7 @@ async fn subjects_and_messages_need_authentication() {
     let found = open.get("/queue?in=subject&text=Quarterly", &[]).text();
     assert!(found.contains("No matching items"), "{found}");
 
-    let office = Office::open(Wanted::default()).await;
+    let office = Office::open(OfficeOptions::default()).await;
     let given = office.page(&export);
     assert_eq!(given.status, 200);
     assert_eq!(given.header("content-type"), "message/rfc822");
@@ -405,7 +405,7 @@ async fn subjects_and_messages_need_authentication() {
 
 #[tokio::test]
 async fn a_dead_letter_that_is_retried_is_due() {
-    let office = Office::open(Wanted::default()).await;
+    let office = Office::open(OfficeOptions::default()).await;
     assert_eq!(shown(&office, 3).await.targets[0].state.name(), "dead");
     let path = format!("/queue/{}", id(3));
     let pressed = office.press(&format!("{path}/retry"));
@@ -430,7 +430,7 @@ async fn a_dead_letter_that_is_retried_is_due() {
 
 #[tokio::test]
 async fn an_item_is_held_and_released() {
-    let office = Office::open(Wanted::default()).await;
+    let office = Office::open(OfficeOptions::default()).await;
     let path = format!("/queue/{}", id(4));
     assert!(office.page(&path).text().contains("Hold</button>"));
     assert_eq!(office.press(&format!("{path}/hold")).status, 303);
@@ -478,9 +478,9 @@ fn walk(office: &Office, query: &str) -> Vec<String> {
 #[tokio::test]
 async fn every_order_and_filter_shows_each_item_once() {
     const ITEMS: usize = 330;
-    let office = Office::open(Wanted {
+    let office = Office::open(OfficeOptions {
         items: ITEMS,
-        ..Wanted::default()
+        ..OfficeOptions::default()
     })
     .await;
     let names = |which: &dyn Fn(usize) -> bool| -> Vec<String> {
@@ -534,7 +534,7 @@ async fn every_order_and_filter_shows_each_item_once() {
 
 #[tokio::test]
 async fn explain_and_coverage_pages_match_the_commands() {
-    let office = Office::open(Wanted::default()).await;
+    let office = Office::open(OfficeOptions::default()).await;
     let page = office.page("/explain?from=x@elsewhere.example&to=dan@example.com%20pat@example.com&client=192.0.2.1").text();
     for part in [
         "is external",
@@ -581,7 +581,7 @@ async fn explain_and_coverage_pages_match_the_commands() {
 
 #[tokio::test]
 async fn settings_say_where_each_comes_from_and_no_secret() {
-    let mut office = Office::open(Wanted::default()).await;
+    let mut office = Office::open(OfficeOptions::default()).await;
     let row = |key: &str| {
         let page = office.page("/settings").text();
         let (_, rest) = page
@@ -635,9 +635,9 @@ async fn settings_say_where_each_comes_from_and_no_secret() {
 
 #[tokio::test]
 async fn the_overview_lists_problems_and_fixes() {
-    let office = Office::open(Wanted {
+    let office = Office::open(OfficeOptions {
         items: 14,
-        ..Wanted::default()
+        ..OfficeOptions::default()
     })
     .await;
     lab::wait("the relay was tried", lab::PATIENCE, || {
@@ -653,9 +653,9 @@ async fn the_overview_lists_problems_and_fixes() {
     ] {
         assert!(page.contains(part), "{part} is missing in {page}");
     }
-    let (_, owed) = page.split_once("Queued items").expect("there");
+    let (_, queued) = page.split_once("Queued items").expect("there");
     assert!(
-        page[..page.len() - owed.len()].contains("<span class=\"value\">14</span>"),
+        page[..page.len() - queued.len()].contains("<span class=\"value\">14</span>"),
         "{page}"
     );
     assert!(!page.contains(HOSTILE));

@@ -22,7 +22,7 @@ use super::lab::{Copyist, free_port, set_mode, write};
 
 /// The token of those offices that have one.
 pub const TOKEN: &str = "t0ken-of-the-0perator";
-/// What stands in a password file, and nowhere else.
+/// A password that is in a file and must appear nowhere else.
 pub const PASSWORD: &str = "c4nary-password";
 /// A subject as strangers write them.
 pub const HOSTILE: &str =
@@ -47,21 +47,21 @@ objectClass: inetOrgPerson
 mail: pat@example.com
 ";
 
-/// How an office is to be.
-pub struct Wanted {
+/// The settings of an office.
+pub struct OfficeOptions {
     /// Where its admin side listens, without the port.
     pub listen: &'static str,
     /// Whether it asks for a token.
     pub token: bool,
-    /// Items owed, see [`fill`].
+    /// Queued items, see [`fill`].
     pub items: usize,
     /// Where messages are handed on to, by an SMTP listener.
     pub next_hop: Option<SocketAddr>,
 }
 
-impl Default for Wanted {
-    fn default() -> Wanted {
-        Wanted {
+impl Default for OfficeOptions {
+    fn default() -> OfficeOptions {
+        OfficeOptions {
             listen: "127.0.0.1",
             token: true,
             items: 12,
@@ -79,7 +79,7 @@ pub struct Office {
 }
 
 impl Office {
-    pub async fn open(wanted: Wanted) -> Office {
+    pub async fn open(wanted: OfficeOptions) -> Office {
         // Nobody listens at the relay's.
         let (port, relay) = (free_port(), free_port());
         let smtp = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -114,7 +114,7 @@ impl Office {
         }
     }
 
-    /// What is owed, as the service's own store has it.
+    /// The queue, as the service's own store has it.
     pub fn spool(&self) -> Spool {
         let settings = spool::Settings::new(self.copyist.state_dir());
         Spool::inspect(&settings).expect("opened")
@@ -171,7 +171,7 @@ impl Office {
     }
 }
 
-/// What was answered.
+/// An HTTP response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -214,7 +214,7 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// What its forms send back.
+    /// The hidden field of its forms.
     pub fn form(&self) -> String {
         let text = self.text();
         let field = text.split_once("name=\"form\" value=\"");
@@ -235,7 +235,13 @@ fn unchunked(mut body: &[u8]) -> Vec<u8> {
     whole
 }
 
-fn config(copyist: &Copyist, wanted: &Wanted, port: u16, relay: u16, smtp: SocketAddr) -> String {
+fn config(
+    copyist: &Copyist,
+    wanted: &OfficeOptions,
+    port: u16,
+    relay: u16,
+    smtp: SocketAddr,
+) -> String {
     let listen = wanted.listen;
     let lines = wanted
         .next_hop
@@ -348,7 +354,7 @@ async fn fill(spool: &Spool, items: usize) {
     let filler = "This stands for a message of the usual length.\r\n".repeat(60);
     for first in (0..items).step_by(BATCH) {
         let batch = first..items.min(first + BATCH);
-        let owed = batch.clone().map(|n| {
+        let queued = batch.clone().map(|n| {
             let ago = Duration::from_secs(60 + (items - n) as u64);
             let original = Bytes::from(format!("Subject: {n}\r\n\r\n{filler}"));
             async move {
@@ -361,7 +367,7 @@ async fn fill(spool: &Spool, items: usize) {
                 committed.await.expect("committed");
             }
         });
-        futures_util::future::join_all(owed).await;
+        futures_util::future::join_all(queued).await;
         let tried = batch.map(|n| async move {
             for attempt in 0..n % 7 {
                 let result = outcome(n, attempt, now);

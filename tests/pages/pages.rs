@@ -1,5 +1,5 @@
 //! The pages in a browser: what is clicked and typed, at the widths of a phone and of a desk, in
-//! light and dark, and how long a page takes while much is owed.
+//! light and dark, and how long a page takes with a long queue.
 //!
 //! `tests/proof/pages` runs it with 100,000 items and keeps the screenshots.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use copyist::spool::Action;
 use lab::{Client, INSIDE, NextHop, OUTSIDE, postmaster};
-use office::{Office, Wanted, id};
+use office::{Office, OfficeOptions, id};
 
 /// The longest that a page may take, with the binary that is installed.
 const LONGEST: Duration = Duration::from_millis(200);
@@ -22,10 +22,10 @@ const TIMES: usize = 9;
 async fn every_page_works_in_a_browser() {
     let chromium = lab::need("chromium", "chromium");
     let next_hop = NextHop::start();
-    let office = Office::open(Wanted {
+    let office = Office::open(OfficeOptions {
         items: lab::setting("PAGES_ITEMS", 300),
         next_hop: Some(next_hop.address()),
-        ..Wanted::default()
+        ..OfficeOptions::default()
     })
     .await;
     some_mail(&office);
@@ -60,9 +60,9 @@ fn some_mail(office: &Office) {
 #[tokio::test]
 async fn pages_stay_fast_with_a_long_queue() {
     let items = lab::setting("PAGES_ITEMS", 300);
-    let office = Office::open(Wanted {
+    let office = Office::open(OfficeOptions {
         items,
-        ..Wanted::default()
+        ..OfficeOptions::default()
     })
     .await;
     assert_eq!(office.press("/coverage").status, 303);

@@ -1,21 +1,21 @@
 //! Chaos: agent, Postfix, directory and relay are killed at random under load and torn apart from
 //! each other, and every message that Postfix accepted has its report.
 //!
-//! `cargo test --test proofs chaos:: -- --nocapture` is the short form. `tests/proof/chaos` runs the long
-//! one; it sets these: `KILLS` of the agent (and in proportion of the others), `RATE` in messages a
-//! second, `SEED` to see a run again (the same blows in the same order; what they hit is up to the
-//! machine).
+//! `cargo test --test proofs chaos:: -- --nocapture` is the short form. `tests/proof/chaos` runs
+//! the long one; it sets these: `KILLS` of the agent (and in proportion of the others), `RATE` in
+//! messages a second, `SEED` to see a run again (the same blows in the same order; what they hit is
+//! up to the machine).
 
 use crate::lab;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use lab::{
-    Books, Chance, Client, DirectoryServer, Fault, FaultProxy, OUTSIDE, Rate, Sent, Site,
+    Books, Chance, Client, DirectoryServer, Fault, FaultProxy, OUTSIDE, Rate, SendOutcome, Site,
     SiteOptions, Slapd, Traffic, message, setting, user,
 };
 
-/// In the long form: the duplicates that are allowed, in parts of the reports owed.
+/// In the long form: the duplicates that are allowed, as a fraction of the expected reports.
 const DUPLICATES: f64 = 0.01;
 /// Of the agent to the relay (`relay.connections`), each with one report on its way at most.
 const CONNECTIONS: usize = 8;
@@ -28,12 +28,12 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest time until reports are delivered again after the relay is back: its timeout (twice
 /// that for the data), and the pause before it is tried again.
 const DELIVERED_AGAIN: Duration = Duration::from_secs(10);
-/// The longest time until nothing is owed after everything is back and nothing more comes.
+/// The longest time until the queue is empty after everything is back and nothing more comes.
 const DRAINED: Duration = Duration::from_secs(30);
 
-/// What happens to the site.
+/// A fault of the site.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Blow {
+enum Disruption {
     /// `kill -9`, and a start a moment later.
     Agent,
     /// Postfix's master and everything it has started.
@@ -59,19 +59,22 @@ const FAULTS: [Fault; 7] = [
 ];
 
 /// All blows of a run, in random order.
-fn blows(chance: &mut Chance, kills: usize) -> Vec<Blow> {
+fn blows(chance: &mut Chance, kills: usize) -> Vec<Disruption> {
     let tenth = (kills / 10).max(5);
-    let mut blows = vec![Blow::Agent; kills];
-    blows.extend([Blow::Directory].repeat(tenth));
-    blows.extend([Blow::Relay].repeat(tenth));
+    let mut blows = vec![Disruption::Agent; kills];
+    blows.extend([Disruption::Directory].repeat(tenth));
+    blows.extend([Disruption::Relay].repeat(tenth));
     let of_postfix = ["", "smtpd", "cleanup", "", "qmgr"];
     blows.extend((0..tenth).map(|n| match of_postfix[n % of_postfix.len()] {
-        "" => Blow::Postfix,
-        name => Blow::PostfixProcess(name),
+        "" => Disruption::Postfix,
+        name => Disruption::PostfixProcess(name),
     }));
     for n in 0..tenth.max(FAULTS.len()) {
         let fault = FAULTS[n % FAULTS.len()];
-        blows.extend([Blow::DirectoryAway(fault), Blow::RelayAway(fault)]);
+        blows.extend([
+            Disruption::DirectoryAway(fault),
+            Disruption::RelayAway(fault),
+        ]);
     }
     chance.shuffle(&mut blows);
     blows
@@ -79,12 +82,12 @@ fn blows(chance: &mut Chance, kills: usize) -> Vec<Blow> {
 
 /// The longest waits after something was back, by what it had been.
 #[derive(Default)]
-struct Waits {
+struct RecoveryTimes {
     accepted_again: HashMap<String, Duration>,
     delivered_again: HashMap<String, Duration>,
 }
 
-impl Waits {
+impl RecoveryTimes {
     fn note(of: &mut HashMap<String, Duration>, fault: Fault, waited: Duration) {
         let longest = of.entry(format!("{fault:?}")).or_default();
         *longest = (*longest).max(waited);
@@ -127,7 +130,7 @@ fn every_accepted_message_has_its_report_despite_kills_and_cuts() {
         clients: 16,
     };
     let traffic = Traffic::start(site.postfix.smtp_addr(), rate);
-    let (mut books, mut waits) = (Books::default(), Waits::default());
+    let (mut books, mut waits) = (Books::default(), RecoveryTimes::default());
     let mut reported = Instant::now();
     for (n, blow) in blows.iter().enumerate() {
         std::thread::sleep(chance.millis(pause.clone()));
@@ -149,7 +152,7 @@ fn every_accepted_message_has_its_report_despite_kills_and_cuts() {
     let accepted = traffic.accepted();
     let tries = traffic.finish();
     let over = Instant::now();
-    lab::wait("nothing is owed", DRAINED, || site.copyist.owed() == 0);
+    lab::wait("the queue is empty", DRAINED, || site.copyist.queued() == 0);
     let drained = over.elapsed();
     lab::wait("all mail is delivered", lab::PATIENCE, || {
         site.postfix.flush();
@@ -164,7 +167,7 @@ fn every_accepted_message_has_its_report_despite_kills_and_cuts() {
     );
     println!(
         "longest waits for an acceptance after the directory was back: {:?}; for a report after the relay was back: {:?}; \
-         nothing owed {drained:?} after the last message",
+         queue empty {drained:?} after the last message",
         waits.accepted_again, waits.delivered_again
     );
     let account = books.close(&tries);
@@ -176,14 +179,18 @@ fn every_accepted_message_has_its_report_despite_kills_and_cuts() {
         waits.assert_short();
     }
     // Whatever was on its way on one of the connections when something was killed or cut off.
-    let times = |is_it: fn(&Blow) -> bool| blows.iter().filter(|blow| is_it(blow)).count();
-    let hits = times(|blow| matches!(blow, Blow::Agent | Blow::Relay | Blow::DirectoryAway(_)))
-        + 2 * times(|blow| matches!(blow, Blow::RelayAway(_)));
+    let times = |is_it: fn(&Disruption) -> bool| blows.iter().filter(|blow| is_it(blow)).count();
+    let hits = times(|blow| {
+        matches!(
+            blow,
+            Disruption::Agent | Disruption::Relay | Disruption::DirectoryAway(_)
+        )
+    }) + 2 * times(|blow| matches!(blow, Disruption::RelayAway(_)));
     assert!(
         account.duplicates <= hits * CONNECTIONS,
         "more duplicates than deliveries under way"
     );
-    let allowed = account.owed as f64 * DUPLICATES;
+    let allowed = account.expected as f64 * DUPLICATES;
     assert!(
         kills < LONG || account.duplicates as f64 <= allowed,
         "more than {DUPLICATES} of the reports came twice"
@@ -191,47 +198,52 @@ fn every_accepted_message_has_its_report_despite_kills_and_cuts() {
 }
 
 /// Does one thing to the site, and mends it.
-fn strike(site: &mut Site<Slapd>, blow: Blow, chance: &mut Chance, waits: &mut Waits) {
+fn strike(
+    site: &mut Site<Slapd>,
+    blow: Disruption,
+    chance: &mut Chance,
+    waits: &mut RecoveryTimes,
+) {
     let down = chance.millis(0..150);
     match blow {
-        Blow::Agent => {
+        Disruption::Agent => {
             site.copyist.kill9();
             std::thread::sleep(down);
             site.copyist.restart();
         }
-        Blow::Postfix => {
+        Disruption::Postfix => {
             site.postfix.kill9();
             std::thread::sleep(down);
             site.postfix.restart();
         }
-        Blow::PostfixProcess(name) => {
+        Disruption::PostfixProcess(name) => {
             site.postfix.kill_one(name, |of| chance.below(of));
         }
-        Blow::Directory => {
+        Disruption::Directory => {
             site.directory.kill9();
             std::thread::sleep(down * 5);
             site.directory.restart();
         }
-        Blow::Relay => {
+        Disruption::Relay => {
             site.relay.stop();
             std::thread::sleep(down * 5);
             site.relay.restart();
         }
-        Blow::DirectoryAway(fault) => {
+        Disruption::DirectoryAway(fault) => {
             part(site, |site| &between(site).directory, fault, chance);
             let waited = until_accepted(site, chance);
-            Waits::note(&mut waits.accepted_again, fault, waited);
+            RecoveryTimes::note(&mut waits.accepted_again, fault, waited);
         }
-        Blow::RelayAway(fault) => {
+        Disruption::RelayAway(fault) => {
             part(site, |site| &between(site).relay, fault, chance);
             let (back, before) = (Instant::now(), site.relay.count());
             lab::wait("a report", lab::PATIENCE, || site.relay.count() > before);
-            Waits::note(&mut waits.delivered_again, fault, back.elapsed());
+            RecoveryTimes::note(&mut waits.delivered_again, fault, back.elapsed());
         }
     }
 }
 
-fn between(site: &Site<Slapd>) -> &lab::Between {
+fn between(site: &Site<Slapd>) -> &lab::FaultProxies {
     site.between.as_ref().expect("it was asked for")
 }
 
@@ -274,7 +286,7 @@ fn until_accepted(site: &Site<Slapd>, chance: &mut Chance) -> Duration {
             let content = message("<probe@elsewhere.test>", "probe");
             client.try_message("a@elsewhere.test", &[&to], &content)
         });
-        if matches!(&sent, Ok(Sent::Answered(reply)) if reply.code == 250) {
+        if matches!(&sent, Ok(SendOutcome::Answered(reply)) if reply.code == 250) {
             break;
         }
         assert!(
@@ -284,7 +296,7 @@ fn until_accepted(site: &Site<Slapd>, chance: &mut Chance) -> Duration {
             tail(&site.postfix.log()),
         );
         said.push(format!("{asked:?} to {:?}: {sent:?}", back.elapsed()));
-        if !matches!(sent, Ok(Sent::Answered(_))) {
+        if !matches!(sent, Ok(SendOutcome::Answered(_))) {
             unanswered += back.elapsed() - asked;
         }
         std::thread::sleep(Duration::from_millis(10));

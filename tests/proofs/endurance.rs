@@ -1,6 +1,7 @@
 //! The promise under load: throughput beside a run without us, a relay that is away, twenty kills.
 //!
-//! Figures are printed, not judged: `cargo test --test proofs endurance:: -- --nocapture` shows them.
+//! Figures are printed, not judged: `cargo test --test proofs endurance:: -- --nocapture` shows
+//! them.
 
 use crate::lab;
 use std::collections::{HashMap, HashSet};
@@ -194,15 +195,15 @@ fn a_relay_that_is_away_costs_nothing_but_time() {
             });
         }
     });
-    let owed = accepted.into_inner();
+    let queued = accepted.into_inner();
     let listed = site.copyist.command(&["queue", "list", "--json"]);
     let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
-    assert_eq!(listed["items"].as_array().expect("a list").len(), owed);
+    assert_eq!(listed["items"].as_array().expect("a list").len(), queued);
     site.relay.restart();
     let back = Instant::now();
-    site.relay.wait_for(owed, lab::PATIENCE);
+    site.relay.wait_for(queued, lab::PATIENCE);
     println!(
-        "{owed} reports waited for the relay and were delivered {:?} after it came back",
+        "{queued} reports waited for the relay and were delivered {:?} after it came back",
         back.elapsed()
     );
     let about: HashSet<String> = site
@@ -210,7 +211,7 @@ fn a_relay_that_is_away_costs_nothing_but_time() {
         .into_iter()
         .map(|report| report.about)
         .collect();
-    assert_eq!(about.len(), owed);
+    assert_eq!(about.len(), queued);
 }
 
 #[test]
@@ -251,7 +252,7 @@ fn twenty_kills_under_load_lose_nothing() {
             .collect()
     });
     assert_eq!(ids.len(), all);
-    // Everything accepted is durable now; wait until nothing is owed.
+    // Everything accepted is durable now; wait until the queue is empty.
     let deadline = Instant::now() + lab::PATIENCE;
     loop {
         let listed = site.copyist.command(&["queue", "list", "--json"]);
@@ -259,7 +260,7 @@ fn twenty_kills_under_load_lose_nothing() {
         if listed["items"].as_array().expect("a list").is_empty() {
             break;
         }
-        assert!(Instant::now() < deadline, "still owed: {listed}");
+        assert!(Instant::now() < deadline, "still queued: {listed}");
     }
     let reports = site.reports();
     let mut by_original: HashMap<&str, HashMap<&str, usize>> = HashMap::new();
@@ -297,8 +298,8 @@ fn a_blocked_log_does_not_stop_or_duplicate_reports() {
     let mut client = site.client(OUTSIDE);
     let reply = client.send_message("a@elsewhere.test", &[&user(0)], &content);
     assert_eq!(reply.code, 250, "{reply:?}");
-    lab::wait("nothing is owed", lab::PATIENCE, || {
-        site.copyist.owed() == 0
+    lab::wait("the queue is empty", lab::PATIENCE, || {
+        site.copyist.queued() == 0
     });
     assert_eq!(site.relay.count(), 1);
 }

@@ -3,8 +3,8 @@
 //! Postfix alone.
 //!
 //! No honest message may be deferred or lost. How long each took is printed and not judged: `cargo
-//! test --test proofs hostile:: -- --nocapture`. `tests/proof/hostile` runs the long form; it sets these:
-//! `HOSTILE_CONNECTIONS`, and `HOSTILE_SECONDS` for each port.
+//! test --test proofs hostile:: -- --nocapture`. `tests/proof/hostile` runs the long form; it sets
+//! these: `HOSTILE_CONNECTIONS`, and `HOSTILE_SECONDS` for each port.
 
 use crate::lab;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lab::{
-    Client, Copyist, OUTSIDE, PATIENCE, Postfix, PostfixOptions, Sent, SmtpSink, free_port,
+    Client, Copyist, OUTSIDE, PATIENCE, Postfix, PostfixOptions, SendOutcome, SmtpSink, free_port,
     message, setting, smtp_source, wait, write,
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// How long a hostile connection that was closed is away.
 const AWAY: Duration = Duration::from_secs(5);
 
-/// What is spoken at a port.
+/// The protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Port {
     Smtp,
@@ -43,7 +43,7 @@ enum Port {
 }
 
 impl Port {
-    /// What a connection says at once, and what it then says byte by byte, of each kind of them.
+    /// Returns, for each kind of connection, the bytes sent at once and those sent one by one.
     fn kinds(self) -> [(&'static [u8], &'static [u8]); 4] {
         match self {
             Port::Smtp => [
@@ -181,7 +181,7 @@ async fn occupy(stream: &mut Stream, at_once: &[u8], slowly: &[u8]) {
     }
 }
 
-/// What became of honest mail.
+/// The outcome of honest mail.
 struct Mail {
     /// How long each message took that was accepted, from the connection to the answer; the fastest
     /// first.
@@ -236,7 +236,7 @@ fn send(server: SocketAddr, id: usize) -> Result<(), String> {
     let mut client = Client::try_connect_from(OUTSIDE, server).map_err(|why| why.to_string())?;
     let content = message(&format!("<h{id}@elsewhere.test>"), "honest");
     match client.try_message("a@elsewhere.test", &[DAN], &content) {
-        Sent::Answered(reply) if reply.code == 250 => Ok(()),
+        SendOutcome::Answered(reply) if reply.code == 250 => Ok(()),
         other => Err(format!("{other:?}")),
     }
 }

@@ -1,9 +1,9 @@
-//! What the SMTP listener costs: the same load through Copyist, through a forwarder that only copies
-//! bytes, and without anything between, one after the other in each round.
+//! The cost of the SMTP listener: the same load through Copyist, through a forwarder that only
+//! copies bytes, and without anything between, one after the other in each round.
 //!
 //! Every message must come through, with its report where there is to be one. The ratios are
-//! printed and not judged: `cargo test --test proofs listener_speed:: -- --nocapture`. `tests/proof/listener` runs
-//! the long form; it sets these: `MESSAGES` in a round, and `ROUNDS`.
+//! printed and not judged: `cargo test --test proofs listener_speed:: -- --nocapture`.
+//! `tests/proof/listener` runs the long form; it sets these: `MESSAGES` in a round, and `ROUNDS`.
 
 use crate::lab;
 use std::net::SocketAddr;
@@ -55,24 +55,29 @@ struct Way {
     _postfix: Option<Postfix>,
 }
 
-/// What stands in front of a sink.
+/// The program in front of a sink.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Between {
+enum Intermediary {
     Nothing,
     Forwarder,
     Copyist,
 }
 
 impl Way {
-    fn build(name: &'static str, between: Between, to: &'static str, is_by_postfix: bool) -> Way {
+    fn build(
+        name: &'static str,
+        between: Intermediary,
+        to: &'static str,
+        is_by_postfix: bool,
+    ) -> Way {
         let sink = SmtpSink::start();
         let (mut copyist, mut forwarder) = (None, None);
         let mut enters = match between {
-            Between::Nothing => sink.address(),
-            Between::Forwarder => forwarder
+            Intermediary::Nothing => sink.address(),
+            Intermediary::Forwarder => forwarder
                 .insert(FaultProxy::start(sink.address()))
                 .address(),
-            Between::Copyist => copyist.insert(agent(sink.address())).address,
+            Intermediary::Copyist => copyist.insert(agent(sink.address())).address,
         };
         let postfix = is_by_postfix.then(|| {
             let options = PostfixOptions {
@@ -126,7 +131,9 @@ impl Way {
             .push(messages as f64 / begun.elapsed().as_secs_f64());
         if let Some(agent) = &self.agent {
             // Before the next way has its turn.
-            lab::wait("nothing is owed", PATIENCE, || agent.copyist.owed() == 0);
+            lab::wait("the queue is empty", PATIENCE, || {
+                agent.copyist.queued() == 0
+            });
         }
     }
 
@@ -143,10 +150,10 @@ fn compare(what: &str, is_by_postfix: bool) {
     let (messages, rounds) = (setting("MESSAGES", 200), setting("ROUNDS", 1));
     let build = |name, between, to| Way::build(name, between, to, is_by_postfix);
     let mut ways = [
-        build("nothing between", Between::Nothing, DAN),
-        build("a plain forwarder", Between::Forwarder, DAN),
-        build("Copyist, nobody journaled", Between::Copyist, EVE),
-        build("Copyist, all journaled", Between::Copyist, DAN),
+        build("nothing between", Intermediary::Nothing, DAN),
+        build("a plain forwarder", Intermediary::Forwarder, DAN),
+        build("Copyist, nobody journaled", Intermediary::Copyist, EVE),
+        build("Copyist, all journaled", Intermediary::Copyist, DAN),
     ];
     for round in 0..rounds {
         for way in &mut ways {

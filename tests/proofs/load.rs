@@ -1,9 +1,10 @@
 //! Bursts, large messages, many recipients and settings that change under load: nothing is lost,
 //! and memory and disk stay within bounds.
 //!
-//! Figures are printed: `cargo test --test proofs load:: -- --nocapture`. `tests/proof/load` runs the long
-//! forms; it sets these: `BURST` (messages), `LARGE_MIB` (size of a large message), `RELOADS`; and
-//! `tests/proof/slow-directory` those with a slow directory and with very many unknown recipients.
+//! Figures are printed: `cargo test --test proofs load:: -- --nocapture`. `tests/proof/load` runs
+//! the long forms; it sets these: `BURST` (messages), `LARGE_MIB` (size of a large message),
+//! `RELOADS`; and `tests/proof/slow-directory` those with a slow directory and with very many
+//! unknown recipients.
 
 use crate::lab;
 mod slow_directory;
@@ -77,7 +78,7 @@ fn a_burst_during_a_relay_outage_is_queued_and_delivered_later() {
         });
     });
     let took = begun.elapsed();
-    assert_eq!(site.copyist.owed(), messages);
+    assert_eq!(site.copyist.queued(), messages);
     site.relay.restart();
     let back = Instant::now();
     lab::wait("the first report", Duration::from_secs(90), || {
@@ -85,8 +86,8 @@ fn a_burst_during_a_relay_outage_is_queued_and_delivered_later() {
     });
     let first = back.elapsed();
     let ((), draining, _) = watched(&site.copyist, || {
-        lab::wait("nothing is owed", Duration::from_secs(600), || {
-            site.copyist.owed() == 0
+        lab::wait("the queue is empty", Duration::from_secs(600), || {
+            site.copyist.queued() == 0
         });
     });
     let drained = back.elapsed() - first;
@@ -176,8 +177,8 @@ fn pass(site: &mut Site<Slapd>, what: &str, messages: &[(String, Vec<String>)]) 
     site.relay.restart();
     let back = Instant::now();
     let ((), delivering, _) = watched(&site.copyist, || {
-        lab::wait("nothing is owed", Duration::from_secs(300), || {
-            site.copyist.owed() == 0
+        lab::wait("the queue is empty", Duration::from_secs(300), || {
+            site.copyist.queued() == 0
         });
     });
     let bodies = messages
@@ -259,12 +260,12 @@ fn a_thousand_journal_addresses_share_one_stored_body() {
         .flat_map(|report| report.recipients)
         .collect();
     reached.sort();
-    let mut owed: Vec<String> = (0..1000)
+    let mut expected: Vec<String> = (0..1000)
         .map(|n| format!("journal-{n}@archive.test"))
         .collect();
-    owed.sort();
+    expected.sort();
     assert!(
-        reached == owed,
+        reached == expected,
         "{} journal addresses were reached",
         reached.len()
     );
@@ -319,8 +320,8 @@ fn good_and_bad_settings_in_turn_fail_no_session() {
     }
     let took = traffic.elapsed();
     let tries = traffic.finish();
-    lab::wait("nothing is owed", lab::PATIENCE, || {
-        site.copyist.owed() == 0
+    lab::wait("the queue is empty", lab::PATIENCE, || {
+        site.copyist.queued() == 0
     });
     lab::wait("all mail is delivered", lab::PATIENCE, || {
         site.postfix.flush();

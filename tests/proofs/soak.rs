@@ -2,9 +2,9 @@
 //! anew and the settings are read again from time to time; one process from the beginning to the
 //! end, which must not grow, slow down or lose anything.
 //!
-//! `cargo test --test proofs soak:: -- --nocapture` is the short form. `tests/proof/soak` runs the long one;
-//! it sets these: `SOAK_SECONDS`, `RATE` in messages a second, and `SOAK_OUT`, the directory for
-//! what was measured.
+//! `cargo test --test proofs soak:: -- --nocapture` is the short form. `tests/proof/soak` runs the
+//! long one; it sets these: `SOAK_SECONDS`, `RATE` in messages a second, and `SOAK_OUT`, the
+//! directory for what was measured.
 
 use crate::lab;
 mod figures;
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use figures::{Figures, Sample, percentile, slope};
 use lab::{
-    Books, DirectoryServer, Outcome, Postfix, PostfixOptions, Rate, Site, SiteOptions, Slapd,
-    SmtpSink, Traffic, Try, setting,
+    Attempt, Books, DirectoryServer, Outcome, Postfix, PostfixOptions, Rate, Site, SiteOptions,
+    Slapd, SmtpSink, Traffic, setting,
 };
 
 /// From so many seconds on a run is a long one, and judged by its figures.
@@ -38,7 +38,7 @@ const ADDED: Duration = Duration::from_millis(50);
 /// Beside each such number of messages through Copyist one goes through a Postfix without it.
 const BESIDE: f64 = 5.0;
 
-/// What is done to the site, one after the other.
+/// The disturbances of the site, in turn.
 const DISTURBANCES: [&str; 3] = [
     "relay away",
     "directory started anew",
@@ -95,8 +95,8 @@ fn a_long_run_neither_grows_nor_slows_down_nor_loses_anything() {
     } = soak;
     let plain_tries = beside.finish();
     let tries = traffic.finish();
-    lab::wait("nothing is owed", lab::PATIENCE, || {
-        site.copyist.owed() == 0
+    lab::wait("the queue is empty", lab::PATIENCE, || {
+        site.copyist.queued() == 0
     });
     lab::wait("all mail is delivered", lab::PATIENCE, || {
         site.postfix.flush();
@@ -107,7 +107,7 @@ fn a_long_run_neither_grows_nor_slows_down_nor_loses_anything() {
     let account = books.close(&tries);
 
     // A try that began before something was broken may end after it.
-    let is_calm = |one: &&Try| {
+    let is_calm = |one: &&Attempt| {
         !broken
             .iter()
             .any(|(from, to)| one.at < *to && one.at + one.took >= *from)
@@ -158,7 +158,7 @@ fn a_long_run_neither_grows_nor_slows_down_nor_loses_anything() {
     account.assert_complete();
     // While the directory is away nobody can say whether somebody never seen before is journaled.
     let deferred = tries.iter().filter(is_calm);
-    let deferred: Vec<&Try> = deferred
+    let deferred: Vec<&Attempt> = deferred
         .filter(|one| one.outcome != Outcome::Accepted)
         .collect();
     assert!(
@@ -233,7 +233,7 @@ impl Soak {
             resident: mib("VmRSS"),
             descriptors: copyist.descriptors() as f64,
             threads: copyist.status("Threads") as f64,
-            owed: self.site.metric("copyist_spool_items"),
+            queued: self.site.metric("copyist_spool_items"),
         });
     }
 
@@ -268,7 +268,7 @@ impl Soak {
 }
 
 /// How long accepted tries took, shortest first.
-fn took<'a>(tries: impl Iterator<Item = &'a Try>) -> Vec<Duration> {
+fn took<'a>(tries: impl Iterator<Item = &'a Attempt>) -> Vec<Duration> {
     let accepted = tries.filter(|one| one.outcome == Outcome::Accepted);
     let mut took: Vec<Duration> = accepted.map(|one| one.took).collect();
     took.sort();

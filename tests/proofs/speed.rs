@@ -1,5 +1,5 @@
-//! What journaling costs a site, beside what people use for it now; how fast a long queue drains;
-//! what the service takes while nothing happens.
+//! The cost of journaling, beside the BCC maps used for it today; how fast a long queue drains; the
+//! cost of the idle service.
 //!
 //! Everything must come through; the figures are printed and not judged: `cargo test --test proofs
 //! -- --nocapture`. `tests/proof/speed` runs the long form with the optimized binary. It sets
@@ -37,11 +37,11 @@ struct Way {
     copies: bool,
     rates: Vec<f64>,
     copyist: Option<Copyist>,
-    /// What else runs for it.
+    /// Other programs that it needs.
     _others: Vec<Program>,
 }
 
-/// What MIMEDefang and Copyist put under a message where they are compared.
+/// The text that MIMEDefang and Copyist append when they are compared.
 const TEXT: &str = "This message is kept by Example Ltd. for ten years.";
 
 impl Way {
@@ -50,8 +50,7 @@ impl Way {
         Way::build("Postfix alone", SmtpSink::start(), None, Vec::new())
     }
 
-    /// What people use now: each recipient is asked for in the directory, and gets a second
-    /// recipient.
+    /// BCC maps: each recipient is looked up in the directory, and gets a second recipient.
     fn bcc_maps(directory: &Slapd, file: &std::path::Path) -> Way {
         let access = directory.access();
         let map = format!(
@@ -203,7 +202,7 @@ impl Way {
             .push(3.0 * each as f64 / begun.elapsed().as_secs_f64());
         lab::wait("the queue is empty", PATIENCE, || {
             self.postfix.queue_length() == 0
-                && self.copyist.as_ref().is_none_or(|it| it.owed() == 0)
+                && self.copyist.as_ref().is_none_or(|it| it.queued() == 0)
         });
     }
 }
@@ -365,7 +364,7 @@ async fn a_long_queue_drains() {
         let begun = Instant::now();
         sink.wait_for(items, PATIENCE);
         let took = begun.elapsed();
-        lab::wait("nothing is owed", PATIENCE, || copyist.owed() == 0);
+        lab::wait("the queue is empty", PATIENCE, || copyist.queued() == 0);
         println!(
             "{items} items delivered in {took:?}: {:.0} a second",
             items as f64 / took.as_secs_f64()

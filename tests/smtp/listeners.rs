@@ -1,5 +1,5 @@
-//! Who gets in at the listeners of the running service, how many, and with how much; and what the
-//! service asks of its state directory.
+//! Access lists and limits of the listeners of the running service, and its demands on its state
+//! directory.
 
 use crate::lab;
 mod state_directory;
@@ -74,8 +74,7 @@ fn connect(port: u16) -> TcpStream {
     stream
 }
 
-/// What comes back when these bytes are said, up to the first silence of an open connection or its
-/// end.
+/// Sends these bytes and returns the answer, up to the first pause or the end of the connection.
 fn answer(stream: &mut (impl Read + Write), bytes: &[u8]) -> Vec<u8> {
     // Whoever is turned away may be gone before it has spoken.
     let _ = stream.write_all(bytes);
@@ -190,7 +189,7 @@ fn only_clients_that_are_allowed_see_the_admin_side() {
     );
 }
 
-/// What another user of this machine hears at a socket after an MTA's first packet.
+/// Returns the answer of a socket to an MTA's first packet, sent by another user.
 fn as_user(id: u32, socket: &Path) -> String {
     // Debian's own Perl: it is on every such machine, and every user may run it.
     let script = "use IO::Socket::UNIX; $SIG{PIPE} = 'IGNORE'; $SIG{ALRM} = sub { die 'silence' }; alarm 60;\

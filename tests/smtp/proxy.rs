@@ -8,26 +8,26 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use lab::{
-    Chance, Client, ListenerOptions, ListenerSite, Mood, NextHop, OUTSIDE, PATIENCE, Report,
-    SmtpSink, Taken, message, setting,
+    AcceptedMessage, Chance, Client, ListenerOptions, ListenerSite, NextHop, OUTSIDE, PATIENCE,
+    Report, ServerBehavior, SmtpSink, message, setting,
 };
 
 const PEOPLE: &str = "dn: cn=dan,dc=corp\ncn: dan\nmail: dan@corp.example\njournal: journal@archive.test\n\n\
                       dn: cn=eve,dc=corp\ncn: eve\nmail: eve@corp.example\n";
 
 /// The service in front of a next server.
-struct Proxied {
+struct ProxySite {
     agent: ListenerSite,
     next: NextHop,
 }
 
-impl Proxied {
+impl ProxySite {
     /// `listener` are lines of `[[hook.smtp]]`, `lines` of the rest.
-    fn start(listener: &str, lines: &str) -> Proxied {
-        Proxied::before(NextHop::start(), listener, lines)
+    fn start(listener: &str, lines: &str) -> ProxySite {
+        ProxySite::before(NextHop::start(), listener, lines)
     }
 
-    fn before(next: NextHop, listener: &str, lines: &str) -> Proxied {
+    fn before(next: NextHop, listener: &str, lines: &str) -> ProxySite {
         let options = ListenerOptions {
             listen: None,
             next_hop: next.address(),
@@ -37,7 +37,7 @@ impl Proxied {
             lines: &format!("[delivery]\nretry = {{ first = \"1s\", max = \"1s\" }}\n{lines}"),
         };
         let agent = ListenerSite::start(SmtpSink::start_keeping(), &options);
-        Proxied { agent, next }
+        ProxySite { agent, next }
     }
 
     fn client(&self) -> Client {
@@ -72,7 +72,7 @@ fn is_unsure(report: &Report) -> bool {
 
 #[test]
 fn a_path_without_brackets_is_passed_on_with_them() {
-    let site = Proxied::start("", "");
+    let site = ProxySite::start("", "");
     let mut client = site.client();
     for line in [
         "MAIL FROM:a@elsewhere.test SIZE=99",
@@ -97,7 +97,7 @@ fn a_path_without_brackets_is_passed_on_with_them() {
 
 #[test]
 fn a_message_passes_as_it_was_said_and_its_report_follows() {
-    let site = Proxied::start("", "");
+    let site = ProxySite::start("", "");
     let mut client = site.client();
     assert_eq!(
         client
@@ -140,25 +140,25 @@ fn a_message_passes_as_it_was_said_and_its_report_follows() {
 /// Before the queue, and behind it.
 const MODES: [&str; 2] = ["mode = \"before-queue\"", "mode = \"after-queue\""];
 
-/// What becomes of a message, and of its report, whatever the next server does.
+/// The outcome of a message and its report, for each behavior of the next hop.
 #[test]
 fn the_next_hop_s_reply_decides_about_the_report() {
     for mode in MODES {
-        let site = Proxied::start(&format!("{mode}\nnext_hop_data_done_timeout = \"2s\""), "");
+        let site = ProxySite::start(&format!("{mode}\nnext_hop_data_done_timeout = \"2s\""), "");
         // The answer's code, whether the server has it, whether there is a report, and whether that
         // is unsure.
         for (mood, code, is_taken, has_report, unsure) in [
-            (Mood::Good, 250, true, true, false),
-            (Mood::RefusesMessage, 550, false, false, false),
-            (Mood::DefersMessage, 451, false, false, false),
-            (Mood::DefersData, 451, false, false, false),
-            (Mood::HangsAtData, 451, false, false, false),
+            (ServerBehavior::Good, 250, true, true, false),
+            (ServerBehavior::RefusesMessage, 550, false, false, false),
+            (ServerBehavior::DefersMessage, 451, false, false, false),
+            (ServerBehavior::DefersData, 451, false, false, false),
+            (ServerBehavior::HangsAtData, 451, false, false, false),
             // It may have read to the end.
-            (Mood::ClosesInData, 451, false, true, true),
-            (Mood::Garbage, 451, false, true, true),
-            (Mood::Hangs, 451, false, true, true),
-            (Mood::TakesSilently, 451, true, true, true),
-            (Mood::Good, 250, true, true, false),
+            (ServerBehavior::ClosesInData, 451, false, true, true),
+            (ServerBehavior::Garbage, 451, false, true, true),
+            (ServerBehavior::Hangs, 451, false, true, true),
+            (ServerBehavior::TakesSilently, 451, true, true, true),
+            (ServerBehavior::Good, 250, true, true, false),
         ] {
             site.next.forget();
             site.next.be(mood);
@@ -191,13 +191,13 @@ fn a_message_whose_end_was_not_sent_has_no_report() {
         "0123456789\r\n".repeat(2_000_000)
     );
     for mode in MODES {
-        let site = Proxied::start(mode, "");
-        site.next.be(Mood::ClosesInData);
+        let site = ProxySite::start(mode, "");
+        site.next.be(ServerBehavior::ClosesInData);
         let answer = site
             .client()
             .send_message("a@elsewhere.test", &["dan@corp.example"], &large);
         assert_eq!(answer.code, 451, "{mode}: {answer:?}");
-        assert_eq!(site.agent.copyist.owed(), 0);
+        assert_eq!(site.agent.copyist.queued(), 0);
         assert_eq!(site.agent.relay.count(), 0);
     }
 }
@@ -205,8 +205,8 @@ fn a_message_whose_end_was_not_sent_has_no_report() {
 #[test]
 fn a_recipient_rejected_by_the_next_hop_is_not_journaled() {
     for mode in MODES {
-        let site = Proxied::start(mode, "");
-        site.next.be(Mood::RefusesSome);
+        let site = ProxySite::start(mode, "");
+        site.next.be(ServerBehavior::RefusesSome);
         let mut client = site.client();
         client.say("MAIL FROM:<a@elsewhere.test>");
         assert_eq!(
@@ -226,15 +226,15 @@ fn a_recipient_rejected_by_the_next_hop_is_not_journaled() {
 /// The service is killed while the next server has the message and has not answered.
 #[test]
 fn a_report_reserved_by_a_killed_service_is_sent_with_a_note() {
-    let mut site = Proxied::start("", "");
-    site.next.be(Mood::Hangs);
+    let mut site = ProxySite::start("", "");
+    site.next.be(ServerBehavior::Hangs);
     let mut client = site.client();
     client.say("MAIL FROM:<a@elsewhere.test>");
     client.say("RCPT TO:<dan@corp.example>");
     client.say("DATA");
     let sending =
         std::thread::spawn(move || client.try_content(&message("<held@elsewhere.test>", "x")));
-    lab::wait("it is held", PATIENCE, || site.agent.copyist.owed() == 1);
+    lab::wait("it is held", PATIENCE, || site.agent.copyist.queued() == 1);
     assert_eq!(site.agent.relay.count(), 0, "it waits");
     site.agent.copyist.kill9();
     assert!(sending.join().expect("sent").is_err(), "nobody said yes");
@@ -247,7 +247,7 @@ fn a_report_reserved_by_a_killed_service_is_sent_with_a_note() {
 const TEXTS: &str =
     "[outbound.append]\ntext = \"for outside\"\n[internal.append]\ntext = \"for inside\"\n";
 
-fn send_to_both(site: &Proxied) -> u16 {
+fn send_to_both(site: &ProxySite) -> u16 {
     let mut client = Client::connect_from(lab::INSIDE, site.agent.address);
     let to = ["dan@corp.example", "x@elsewhere.test", "eve@corp.example"];
     client
@@ -261,7 +261,7 @@ fn send_to_both(site: &Proxied) -> u16 {
 
 #[test]
 fn each_recipient_class_gets_its_text_in_its_own_transaction() {
-    let site = Proxied::start("allow_clients = [\"127.0.0.0/8\"]", TEXTS);
+    let site = ProxySite::start("allow_clients = [\"127.0.0.0/8\"]", TEXTS);
     assert_eq!(send_to_both(&site), 250);
     let taken = site.next.taken();
     assert_eq!(taken.len(), 2, "{taken:?}");
@@ -274,7 +274,7 @@ fn each_recipient_class_gets_its_text_in_its_own_transaction() {
         assert_eq!(recipients.contains("elsewhere"), !inside, "{recipients}");
         assert_eq!(one.envelope.len(), if inside { 3 } else { 2 });
     }
-    // One for the outbound copy of the sender, one for the internal one; no version is owed.
+    // One for the outbound copy of the sender, one for the internal one; no version is queued.
     let reports = site.agent.reports();
     assert!(
         reports
@@ -285,12 +285,12 @@ fn each_recipient_class_gets_its_text_in_its_own_transaction() {
 
 #[test]
 fn a_version_the_next_hop_defers_is_delivered_by_the_relay() {
-    let site = Proxied::start("allow_clients = [\"127.0.0.0/8\"]", TEXTS);
-    site.next.be(Mood::TakesOne);
+    let site = ProxySite::start("allow_clients = [\"127.0.0.0/8\"]", TEXTS);
+    site.next.be(ServerBehavior::TakesOne);
     assert_eq!(send_to_both(&site), 250);
     assert_eq!(site.next.taken().len(), 1);
-    lab::wait("nothing is owed", PATIENCE, || {
-        site.agent.copyist.owed() == 0
+    lab::wait("the queue is empty", PATIENCE, || {
+        site.agent.copyist.queued() == 0
     });
     let mut versions = Vec::new();
     let is_report = |text: &str| text.contains("X-MS-Journal-Report");
@@ -315,7 +315,7 @@ fn a_version_the_next_hop_defers_is_delivered_by_the_relay() {
 fn after_a_queue_nothing_is_rejected_permanently() {
     let lines = "[limits]\nmessage_size = \"20KiB\"\n";
     for (mode, class) in [("before-queue", 5), ("after-queue", 4)] {
-        let site = Proxied::start(&format!("mode = \"{mode}\""), lines);
+        let site = ProxySite::start(&format!("mode = \"{mode}\""), lines);
         let mut client = site.client();
         client.say("MAIL FROM:<a@elsewhere.test>");
         assert_eq!(
@@ -341,7 +341,7 @@ fn as_sent(report: &Report) -> String {
 
 #[test]
 fn a_forged_seal_is_removed_and_the_message_journaled() {
-    let site = Proxied::start("", "");
+    let site = ProxySite::start("", "");
     let forged = "X-Copyist-Seal: v=2; k=r; id=aaaaaaaaaaaaaaaa; to=AAAAAAAAAAAAAAAA; h=AA; b=AA\r\n\
          X-Copyist-Item: aaaaaaaaaaaaaaaa\r\n";
     let content = format!("{forged}{}", message("<forged@elsewhere.test>", "x"));
@@ -362,7 +362,7 @@ fn a_forged_seal_is_removed_and_the_message_journaled() {
 
 #[test]
 fn our_own_report_passes_only_with_its_original_body() {
-    let mut site = Proxied::start("", "");
+    let mut site = ProxySite::start("", "");
     // The journal mailbox is journaled itself: what passes unjournaled passes as our own.
     let people = PEOPLE.replace("journal: journal@archive.test", "journal: eve@corp.example");
     let people = format!("{people}journal: journal@archive.test\n");
@@ -401,7 +401,7 @@ fn our_own_report_passes_only_with_its_original_body() {
 #[test]
 fn a_message_that_goes_round_is_journaled_and_refused() {
     for (mode, class) in MODES.into_iter().zip([5, 4]) {
-        let site = Proxied::start(mode, "[limits]\nhops = 20\n");
+        let site = ProxySite::start(mode, "[limits]\nhops = 20\n");
         let received = "Received: from a by b; Tue, 24 Nov 2026 03:32:21 +0000\r\n".repeat(21);
         let content = format!("{received}{}", message("<round@elsewhere.test>", "x"));
         let answer =
@@ -442,7 +442,7 @@ fn bare_line_breaks_are_rejected_or_fixed_but_never_end_data() {
             0,
         ),
     ] {
-        let site = Proxied::start(listener, "");
+        let site = ProxySite::start(listener, "");
         let said = played(site.agent.address, smuggled.as_bytes());
         let last = said.lines().rev().nth(1).unwrap_or_default();
         assert!(last.starts_with(codes), "{listener}: {said}");
@@ -470,7 +470,7 @@ fn bare_line_breaks_are_rejected_or_fixed_but_never_end_data() {
 
 #[test]
 fn a_bare_line_break_in_a_chunk_is_refused_wherever_it_stands() {
-    let site = Proxied::start("", "");
+    let site = ProxySite::start("", "");
     for (chunks, code) in [
         (["a\r\nb", "\r\n"], "250"),
         (["a\r", "\nb\r\n"], "250"),
@@ -578,8 +578,8 @@ fn transaction(chance: &mut Chance, number: usize) -> Vec<u8> {
 }
 
 /// A message in chunks is one chunk behind us: what it says is the same.
-fn joined(taken: Vec<Taken>) -> Vec<Taken> {
-    let mut joined: Vec<Taken> = Vec::new();
+fn joined(taken: Vec<AcceptedMessage>) -> Vec<AcceptedMessage> {
+    let mut joined: Vec<AcceptedMessage> = Vec::new();
     for one in taken {
         match joined.last_mut() {
             Some(last) if one.envelope.is_empty() => last.data.extend(one.data),
@@ -597,7 +597,7 @@ fn transactions_reach_the_next_hop_unchanged() {
     let wires: Vec<Vec<u8>> = (0..count)
         .map(|number| transaction(&mut chance, number))
         .collect();
-    let site = Proxied::start("", "");
+    let site = ProxySite::start("", "");
     let direct = NextHop::start();
     // Some at a time on each connection: pipelined, as clients do.
     for some in wires.chunks(10) {
@@ -618,8 +618,8 @@ fn transactions_reach_the_next_hop_unchanged() {
     }
 }
 
-/// What the log says of journaled messages.
-fn directions(site: &Proxied) -> Vec<String> {
+/// Returns the directions of journaled messages, from the log.
+fn directions(site: &ProxySite) -> Vec<String> {
     let reports = site.agent.reports();
     let reasons = reports.iter().map(|report| {
         let reason = report
@@ -644,7 +644,7 @@ fn to_dan(client: &mut Client, id: &str) -> u16 {
 
 #[test]
 fn a_client_authenticated_by_the_next_hop_is_internal() {
-    let site = Proxied::start("", "");
+    let site = ProxySite::start("", "");
     let mut client = site.client();
     assert_eq!(to_dan(&mut client, "<before@corp.example>"), 250);
     assert_eq!(directions(&site), ["inbound"]);
@@ -677,7 +677,7 @@ fn a_client_authenticated_by_the_next_hop_is_internal() {
 
 #[test]
 fn only_trusted_servers_may_forward_client_identity() {
-    let site = Proxied::start("", "");
+    let site = ProxySite::start("", "");
     let mut client = site.client();
     client.say("XFORWARD NAME=mx.elsewhere.test ADDR=192.0.2.1 SOURCE=REMOTE");
     assert_eq!(client.say("XFORWARD IDENT=4QUEUE").code, 250);
@@ -690,7 +690,7 @@ fn only_trusted_servers_may_forward_client_identity() {
     assert_eq!(to_dan(&mut client, "<again@corp.example>"), 250);
     assert_eq!(directions(&site), ["inbound"], "it held for one message");
 
-    let site = Proxied::start("allow_xclient = []", "");
+    let site = ProxySite::start("allow_xclient = []", "");
     let mut client = site.client();
     assert_eq!(client.say("XFORWARD ADDR=127.0.0.2").code, 550);
     assert_eq!(client.say("XCLIENT LOGIN=dan").code, 550);
@@ -701,7 +701,7 @@ fn only_trusted_servers_may_forward_client_identity() {
 #[test]
 fn a_listener_for_one_side_knows_no_other() {
     for (direction, expected) in [("inbound", "inbound"), ("outbound", "internal")] {
-        let site = Proxied::start(&format!("direction = \"{direction}\""), "");
+        let site = ProxySite::start(&format!("direction = \"{direction}\""), "");
         assert_eq!(to_dan(&mut site.client(), "<side@corp.example>"), 250);
         assert_eq!(directions(&site), [expected]);
     }
@@ -709,7 +709,7 @@ fn a_listener_for_one_side_knows_no_other() {
 
 #[test]
 fn a_load_balancer_says_whose_connection_it_passes_on() {
-    let site = Proxied::start("proxy_protocol = true", "");
+    let site = ProxySite::start("proxy_protocol = true", "");
     let wire = "PROXY TCP4 127.0.0.2 192.0.2.1 4711 25\r\nEHLO c\r\nMAIL FROM:<dan@corp.example>\r\nRCPT TO:<dan@corp.example>\r\n\
                 DATA\r\nMessage-ID: <proxied@corp.example>\r\n\r\nx\r\n.\r\nQUIT\r\n";
     assert!(played(site.agent.address, wire.as_bytes()).contains("queued as it came"));
@@ -724,7 +724,7 @@ fn a_load_balancer_says_whose_connection_it_passes_on() {
 
 #[test]
 fn next_hop_connections_are_reused_and_replaced_when_closed() {
-    let site = Proxied::start("", "");
+    let site = ProxySite::start("", "");
     for n in 0..3 {
         let mut client = site.client();
         assert_eq!(to_dan(&mut client, &format!("<{n}@corp.example>")), 250);
@@ -753,7 +753,7 @@ fn next_hop_connections_are_reused_and_replaced_when_closed() {
 
 #[test]
 fn nothing_is_taken_while_the_next_server_is_away() {
-    let site = Proxied::before(NextHop::nowhere(), "", "");
+    let site = ProxySite::before(NextHop::nowhere(), "", "");
     let said = played(site.agent.address, b"");
     assert!(said.starts_with("421 4.4.1 "), "{said}");
     site.agent.copyist.wait_for_log(0, "cannot be reached");

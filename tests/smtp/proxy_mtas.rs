@@ -1,5 +1,5 @@
-//! The SMTP listener between real mail servers, on both sides of a queue, and behind a client that logs
-//! in.
+//! The SMTP listener between real mail servers, on both sides of a queue, and behind a client that
+//! logs in.
 
 use crate::lab;
 use std::io::{Read, Write};
@@ -39,7 +39,7 @@ impl Agent {
         Agent(ListenerSite::start(SmtpSink::start_keeping(), &options))
     }
 
-    /// The reports that have come once nothing is owed any more, by the archive they went to.
+    /// The reports that have come once the queue is empty, by the archive they went to.
     fn reports(&self) -> Vec<(String, Report)> {
         let reports = self.0.reports().into_iter();
         let mut reports: Vec<_> = reports
@@ -112,8 +112,8 @@ impl Postfixes {
         Client::connect_from(from, self.postfix.smtp_addr())
     }
 
-    /// What left Postfix since this was asked last, once all has that is `count` messages since the
-    /// start.
+    /// Returns the messages that left Postfix since the last call, once `count` have left it since
+    /// the start.
     fn delivered(&self, count: usize) -> Vec<String> {
         self.sink.wait_for(count, PATIENCE);
         lab::wait("its queue is empty", PATIENCE, || {

@@ -9,7 +9,7 @@ use super::messages::{Act, act_on, address, id, items};
 
 /// How far a message is known to have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reached {
+pub enum Progress {
     /// Its commit was acknowledged.
     Committed,
     /// Its delivery result was being recorded: the old or the new state, item by item.
@@ -21,7 +21,7 @@ pub enum Reached {
 /// Acknowledgements by message number.
 #[derive(Debug, Clone, Default)]
 pub struct Book {
-    pub promised: BTreeMap<usize, Reached>,
+    pub promised: BTreeMap<usize, Progress>,
     /// The last promise of all: the one that a missing sync loses first.
     pub newest: Option<usize>,
 }
@@ -37,7 +37,7 @@ impl Book {
             return false;
         };
         self.promised.insert(n, stage);
-        let is_promise = stage != Reached::Acting;
+        let is_promise = stage != Progress::Acting;
         if is_promise {
             self.newest = Some(n);
         }
@@ -68,9 +68,9 @@ impl Book {
     pub fn write(&self, path: &Path) {
         let lines = self.promised.iter().map(|(n, stage)| {
             let word = match stage {
-                Reached::Committed => "committed",
-                Reached::Acting => "acting",
-                Reached::Acted => "acted",
+                Progress::Committed => "committed",
+                Progress::Acting => "acting",
+                Progress::Acted => "acted",
             };
             format!("{word} {n}\n")
         });
@@ -135,24 +135,24 @@ impl Book {
     }
 }
 
-fn stage(word: &str) -> Option<Reached> {
+fn stage(word: &str) -> Option<Progress> {
     match word {
-        "committed" => Some(Reached::Committed),
-        "acting" => Some(Reached::Acting),
-        "acted" => Some(Reached::Acted),
+        "committed" => Some(Progress::Committed),
+        "acting" => Some(Progress::Acting),
+        "acted" => Some(Progress::Acted),
         _ => None,
     }
 }
 
 /// Whether a message is in the spool as it was promised.
-async fn kept(spool: &Spool, n: usize, stage: Reached) -> Result<(), String> {
+async fn kept(spool: &Spool, n: usize, stage: Progress) -> Result<(), String> {
     for (k, _) in items(n).iter().enumerate() {
         let before = is_as_committed(spool, n, k).await;
         let after = is_as_acted(spool, n, k).await;
         match stage {
-            Reached::Committed => before?,
-            Reached::Acted => after?,
-            Reached::Acting => before.or(after)?,
+            Progress::Committed => before?,
+            Progress::Acted => after?,
+            Progress::Acting => before.or(after)?,
         }
     }
     Ok(())

@@ -18,10 +18,10 @@ mod process;
 mod steps;
 mod worker;
 
-pub use book::{Book, Reached};
+pub use book::{Book, Progress};
 pub use disk::{Disk, FileSystem, Image};
 pub use messages::{Act, Shape, act, act_on, commit, id, items, settings, shape};
 pub use power::{Dice, Figures, Pace, Proof};
-pub use process::{Started, Strace, start};
-pub use steps::{Calls, Run, Seen, Stage, count};
+pub use process::{Strace, WorkerProcess, start};
+pub use steps::{Calls, Run, Stage, SystemCalls, count};
 pub use worker::{Orders, child};

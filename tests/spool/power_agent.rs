@@ -25,7 +25,7 @@ async fn accepted_mail_is_journaled_whenever_the_power_is_cut() {
             ..SiteOptions::default()
         },
     );
-    // What is accepted is still owed when the power is cut.
+    // Accepted mail is still queued when the power is cut.
     site.relay.stop();
     let mut accepted = Vec::new();
     for cut in 0..cuts {
@@ -53,9 +53,9 @@ async fn accepted_mail_is_journaled_whenever_the_power_is_cut() {
         image.mount();
         site.copyist.restart();
         let spool = Spool::inspect(&settings(&state)).expect("it is there");
-        let owed = spool.depth().await.expect("readable").items;
+        let queued = spool.depth().await.expect("readable").items;
         assert_eq!(
-            owed,
+            queued,
             accepted.len() as u64,
             "after cut {cut}, the newest is {:?}",
             accepted.last()

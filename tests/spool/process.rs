@@ -11,7 +11,7 @@ use super::super::lab::{PATIENCE, need};
 use super::worker::Orders;
 
 /// A started worker. What it said can be read to the end also after it was killed.
-pub struct Started {
+pub struct WorkerProcess {
     started: Child,
     lines: Lines<BufReader<ChildStdout>>,
     /// Its own process id, which is not that of a program it was started through.
@@ -20,7 +20,7 @@ pub struct Started {
 
 /// Starts the test program again as the worker; `through` is a program that starts it, with its
 /// arguments.
-pub fn start(orders: &Orders, through: &[&str]) -> Started {
+pub fn start(orders: &Orders, through: &[&str]) -> WorkerProcess {
     let own = std::env::current_exe().expect("a test program has a path");
     let mut words = through
         .iter()
@@ -41,14 +41,14 @@ pub fn start(orders: &Orders, through: &[&str]) -> Started {
     orders.give(&mut command);
     let mut started = command.spawn().expect("started");
     let lines = BufReader::new(started.stdout.take().expect("piped")).lines();
-    Started {
+    WorkerProcess {
         started,
         lines,
         pid: None,
     }
 }
 
-impl Started {
+impl WorkerProcess {
     /// The next line of it; `None` at its end.
     pub fn line(&mut self) -> Option<String> {
         let line = self.lines.next()?.ok()?;

@@ -99,7 +99,7 @@ async fn a_damaged_body_file_is_set_aside_until_it_is_restored() {
 
 /// Outcomes of opening damaged spools.
 #[derive(Debug, Default)]
-struct Fates {
+struct OpenOutcomes {
     unopened: usize,
     set_aside: usize,
     unread: usize,
@@ -107,7 +107,7 @@ struct Fates {
 }
 
 /// Opens a damaged spool and asks it for everything that was committed.
-async fn ask(directory: &Path, what: &str, may_lack: bool, fates: &mut Fates) {
+async fn ask(directory: &Path, what: &str, may_lack: bool, fates: &mut OpenOutcomes) {
     let spool = match Spool::open(&settings(directory)) {
         Ok(spool) => spool,
         Err(OpenError::Damaged { cause: said, .. }) => {
@@ -182,7 +182,7 @@ async fn a_bit_flipped_in_the_database_delivers_nothing_false() {
     let (root, mut dice, mut fates) = (
         tempfile::tempdir().expect("a directory"),
         Dice(2),
-        Fates::default(),
+        OpenOutcomes::default(),
     );
     let whole = root.path().join("whole");
     filled(&whole).await;
@@ -214,7 +214,7 @@ async fn a_bit_flipped_in_the_wal_delivers_nothing_false() {
     let (root, mut dice, mut fates) = (
         tempfile::tempdir().expect("a directory"),
         Dice(3),
-        Fates::default(),
+        OpenOutcomes::default(),
     );
     let whole = root.path().join("whole");
     let orders = Orders {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::book::Book;
-use super::process::{Started, Strace, start};
+use super::process::{Strace, WorkerProcess, start};
 use super::worker::Orders;
 
 /// Every system call by which the spool changes something on disk.
@@ -34,7 +34,7 @@ pub struct Run {
     pub book: Book,
     /// Its output since it is traced.
     pub said: Vec<String>,
-    worker: Started,
+    worker: WorkerProcess,
     strace: Strace,
     directory: String,
     log: std::path::PathBuf,
@@ -113,11 +113,11 @@ impl Run {
     }
 
     /// Kills it, if nothing else did. Gives what it said after the stage, and what strace saw.
-    pub fn end(self) -> Seen {
+    pub fn end(self) -> SystemCalls {
         self.worker.kill();
         self.strace.wait();
         let log = std::fs::read_to_string(&self.log).expect("strace wrote it");
-        Seen {
+        SystemCalls {
             directory: self.directory,
             log,
         }
@@ -125,12 +125,12 @@ impl Run {
 }
 
 /// Output of strace.
-pub struct Seen {
+pub struct SystemCalls {
     directory: String,
     log: String,
 }
 
-impl Seen {
+impl SystemCalls {
     /// Whether the last call was on a file of the spool.
     pub fn ends_on_a_file(&self) -> bool {
         let last = self.log.lines().rfind(|line| line.contains('('));

@@ -25,8 +25,8 @@ const KINDS: [(&str, &str, &str); 2] = [
     ),
 ];
 
-/// What Python's parser does not read as RFC 2045 and RFC 822 say: quoted pairs in a boundary,
-/// comments in a type.
+/// Messages that Python's parser does not read as RFC 2045 and RFC 822 say: quoted pairs in a
+/// boundary, comments in a type.
 const NOT_JUDGED: [&str; 2] = ["boundary-quoted-pairs.eml", "content-type-odd-spelling.eml"];
 
 fn mails() -> PathBuf {
@@ -194,7 +194,7 @@ fn another_parser_finds_everything_in_its_place() {
     }
 }
 
-/// What a program printed; it must have succeeded.
+/// Returns the output of a program, which must have succeeded.
 fn said(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(

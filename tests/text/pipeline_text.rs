@@ -1,5 +1,5 @@
 //! Texts on the way of a message, where no MTA lets a test say it: failures, exemptions, several
-//! versions, and that every copy that is owed is made whatever happens to the text.
+//! versions, and that every required copy is made whatever happens to the text.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -23,7 +23,7 @@ const PEOPLE: &str = "version: 1\n\ndn: uid=ana\nmail: ana@corp.example\ndisplay
                       dn: uid=bo\nmail: bo@corp.example\nextensionAttribute13: TRUE\n\n\
                       dn: uid=contact\nmail: quiet@customer.test\nextensionAttribute13: true\n";
 
-/// What a hook can do.
+/// The changes that a hook supports.
 #[derive(Debug, Clone, Copy)]
 struct Abilities {
     edit: bool,
@@ -165,8 +165,8 @@ impl Site {
             .await
     }
 
-    /// Everything owed, oldest first.
-    async fn owed(&self) -> Vec<QueuedItem> {
+    /// All queued items, oldest first.
+    async fn queued(&self) -> Vec<QueuedItem> {
         let mut all = Vec::new();
         for id in self
             .pipeline
@@ -226,15 +226,20 @@ async fn each_recipient_class_gets_its_version_and_its_copies() {
         let mut moved = changes.moved.clone();
         moved.sort_unstable();
         assert_eq!(moved, [0, 2, 3]);
-        let owed = site.owed().await;
-        let versions: Vec<(Vec<String>, String)> = owed
+        let queued = site.queued().await;
+        let versions: Vec<(Vec<String>, String)> = queued
             .iter()
-            .filter(|owed| owed.item.kind == Kind::Version)
-            .map(|owed| {
-                let to = owed.item.targets.iter().map(ToString::to_string).collect();
+            .filter(|queued| queued.item.kind == Kind::Version)
+            .map(|queued| {
+                let to = queued
+                    .item
+                    .targets
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
                 (
                     to,
-                    String::from_utf8_lossy(owed.original.beginning()).into_owned(),
+                    String::from_utf8_lossy(queued.original.beginning()).into_owned(),
                 )
             })
             .collect();
@@ -251,15 +256,18 @@ async fn each_recipient_class_gets_its_version_and_its_copies() {
         assert_eq!(versions.len(), 2);
         // Out, internal and the attribute: each address once, in whatever holds it.
         let mut journaled: Vec<String> = Vec::new();
-        for owed in owed.iter().filter(|owed| owed.item.kind == Kind::Report) {
-            journaled.extend(owed.item.targets.iter().map(ToString::to_string));
-            let expected = match (what, owed.item.direction.name()) {
+        for queued in queued
+            .iter()
+            .filter(|queued| queued.item.kind == Kind::Report)
+        {
+            journaled.extend(queued.item.targets.iter().map(ToString::to_string));
+            let expected = match (what, queued.item.direction.name()) {
                 (JournalWhat::Received, _) => original.clone(),
                 (_, "outbound") => format!("{original}Out, Ana\r\n"),
                 _ => format!("{original}Internal\r\n"),
             };
             assert_eq!(
-                String::from_utf8_lossy(owed.original.beginning()),
+                String::from_utf8_lossy(queued.original.beginning()),
                 expected,
                 "{what:?}"
             );
@@ -300,10 +308,14 @@ async fn without_texts_the_delivered_message_is_copied() {
             .await,
         );
         assert_eq!(changes, Changes::default());
-        let owed = site.owed().await;
-        let targets: usize = owed.iter().map(|owed| owed.item.targets.len()).sum();
+        let queued = site.queued().await;
+        let targets: usize = queued.iter().map(|queued| queued.item.targets.len()).sum();
         assert_eq!(targets, 3);
-        assert!(owed.iter().all(|owed| owed.original.beginning() == MAIL));
+        assert!(
+            queued
+                .iter()
+                .all(|queued| queued.original.beginning() == MAIL)
+        );
     }
 }
 
@@ -325,10 +337,10 @@ async fn signed_mail_is_one_version_for_all() {
     );
     assert_eq!(changes, Changes::default());
     assert!(
-        site.owed()
+        site.queued()
             .await
             .iter()
-            .all(|owed| owed.item.kind == Kind::Report)
+            .all(|queued| queued.item.kind == Kind::Report)
     );
 }
 
@@ -391,16 +403,16 @@ async fn a_text_that_fails_costs_no_copy() {
                 (OnFailure::Pass, Ok(changes)) => {
                     assert_eq!(changes, Changes::default());
                     let targets: usize = site
-                        .owed()
+                        .queued()
                         .await
                         .iter()
-                        .map(|owed| owed.item.targets.len())
+                        .map(|queued| queued.item.targets.len())
                         .sum();
                     assert_eq!(targets, 3, "{abilities:?}");
                 }
                 (OnFailure::Defer, Err(reply)) => {
                     assert_eq!(reply.code, 451);
-                    assert!(site.owed().await.is_empty());
+                    assert!(site.queued().await.is_empty());
                 }
                 (_, verdict) => panic!("{verdict:?}"),
             }
@@ -423,12 +435,12 @@ async fn a_version_keeps_its_sender_s_parameters() {
     envelope.recipients[2].params =
         vec!["notify=success,failure".into(), "ORCPT=rfc822;di@x".into()];
     changes(site.process(&envelope, MAIL, ALL).await);
-    let owed = site.owed().await;
+    let queued = site.queued().await;
     let version = |to: &str| {
-        let is_it = |owed: &&QueuedItem| {
-            owed.item.kind == Kind::Version && owed.item.targets == [address(to)]
+        let is_it = |queued: &&QueuedItem| {
+            queued.item.kind == Kind::Version && queued.item.targets == [address(to)]
         };
-        owed.iter().find(is_it).expect(to).item.clone()
+        queued.iter().find(is_it).expect(to).item.clone()
     };
     let (cy, di) = (version("cy@corp.example"), version("di@corp.example"));
     assert_eq!(cy.dsn.sender, ["RET=HDRS", "ENVID=q1"]);
@@ -460,8 +472,8 @@ async fn a_recipient_named_twice_gets_one_version() {
     ];
     let changes = changes(site.process(&from_ana(&to), MAIL, ALL).await);
     assert_eq!(changes.moved, [0, 2, 3]);
-    let owed = site.owed().await;
-    let versions: Vec<&QueuedItem> = owed
+    let queued = site.queued().await;
+    let versions: Vec<&QueuedItem> = queued
         .iter()
         .filter(|o| o.item.kind == Kind::Version)
         .collect();

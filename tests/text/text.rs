@@ -125,8 +125,8 @@ fn recipients_of_two_directions_get_a_version_each() {
     );
 }
 
-/// What the relay gets of the version that is owed, and the id of it.
-fn owed_version<D: DirectoryServer>(site: &Site<D>) -> String {
+/// Returns the queued version as the relay will get it.
+fn queued_version<D: DirectoryServer>(site: &Site<D>) -> String {
     let list = site.copyist.command(&["queue", "list", "--json"]);
     let list: serde_json::Value = serde_json::from_slice(&list.stdout).expect("JSON");
     let items = list["items"].as_array().expect("a list").iter();
@@ -148,7 +148,7 @@ fn a_version_in_transit_passes_the_same_mta_exactly_once() {
     let to = [colleague.as_str(), "buyer@customer.test"];
     let reply = site.client(INSIDE).send_message(&sender, &to, &content);
     assert_eq!(reply.code, 250, "{reply:?}");
-    let version = owed_version(&site);
+    let version = queued_version(&site);
     assert!(
         version.starts_with("X-Copyist-Seal: ") && version.ends_with("\r\n\r\nhello\r\n"),
         "{version}"

@@ -1,5 +1,5 @@
-//! Files that root can read and the service's user cannot. systemd does not run here: a program prints
-//! recorded output of systemctl(1); files, users and modes are real.
+//! Files that root can read and the service's user cannot. systemd does not run here: a program
+//! prints recorded output of systemctl(1); files, users and modes are real.
 
 use std::os::unix::fs::chown;
 use std::os::unix::net::UnixListener;

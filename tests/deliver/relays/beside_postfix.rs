@@ -9,11 +9,11 @@ use copyist::mail::BodyKind;
 use futures_util::future::join_all;
 
 use super::bench::{Bench, ONCE, item, relay};
-use super::faulty::{Act, Faulty};
+use super::faulty::{Act, FaultyRelay};
 use super::lab::{Client, OUTSIDE, Postfix, PostfixOptions, SmtpSink, wait};
 use super::{PATIENTLY, by_copyist, by_postfix, postfix, until_all_is_delivered};
 
-/// What Postfix's smtp(8) waits for one step, all of them.
+/// Returns Postfix's smtp(8) settings for the timeouts of all steps.
 fn patience(seconds: u32) -> Vec<String> {
     [
         "connect",
@@ -28,7 +28,7 @@ fn patience(seconds: u32) -> Vec<String> {
     .to_vec()
 }
 
-/// What is deferred is tried again every second, and not more and more seldom.
+/// Deferred mail is retried every second, without back-off.
 const AGAIN_SOON: &str = "maximal_backoff_time = 1s";
 
 /// Hands Postfix a message for each of its relays.
@@ -49,7 +49,7 @@ async fn each_step_is_waited_for_as_postfix_waits() {
             "" => Some(Act::Slow(Duration::from_secs(2))),
             step => said.starts_with(step).then_some(Act::Hang),
         };
-        Faulty::start(&["8BITMIME", "DSN", "ENHANCEDSTATUSCODES"], script).await
+        FaultyRelay::start(&["8BITMIME", "DSN", "ENHANCEDSTATUSCODES"], script).await
     };
     let (ours, theirs) = tokio::join!(
         join_all(steps.iter().map(|&step| start(step))),
@@ -119,7 +119,7 @@ async fn a_relay_of_few_connections_is_not_hammered() {
         let begun = Instant::now();
         let bench = Bench::start(settings, PATIENTLY);
         for n in 0..ITEMS {
-            bench.owe(item(n, &["a@c.test"]), "x\r\n").await;
+            bench.enqueue(item(n, &["a@c.test"]), "x\r\n").await;
         }
         until_all_is_delivered(&bench).await;
         let took = begun.elapsed();
@@ -148,8 +148,8 @@ async fn a_relay_without_8bitmime_gets_what_postfix_would_send_it() {
     let text = "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
                 Content-Transfer-Encoding: 8bit\r\n\r\ngr\u{fc}n\r\n";
     let (ours, theirs) = tokio::join!(
-        Faulty::start(offers, |_, _| None),
-        Faulty::start(offers, |_, _| None)
+        FaultyRelay::start(offers, |_, _| None),
+        FaultyRelay::start(offers, |_, _| None)
     );
     let postfix = postfix(&[theirs.address().port()], &[]);
     let mut client = Client::connect_from(OUTSIDE, postfix.smtp_addr());
@@ -164,20 +164,20 @@ async fn a_relay_without_8bitmime_gets_what_postfix_would_send_it() {
     };
     let bench = Bench::start(relay(ours.address()), ONCE);
     // What we wrote around 7-bit mail is encoded as Postfix does it.
-    bench.owe(eight_bit(1, text), "x\r\n").await;
-    bench.until_nothing_is_owed().await;
+    bench.enqueue(eight_bit(1, text), "x\r\n").await;
+    bench.until_queue_is_empty().await;
     let sent = ours.seen().messages.concat();
     assert!(String::from_utf8_lossy(&sent).contains("gr=C3=BCn"));
     // An original is never encoded anew.
     bench
-        .owe(eight_bit(2, "Message-ID: <2@c.test>\r\n"), text)
+        .enqueue(eight_bit(2, "Message-ID: <2@c.test>\r\n"), text)
         .await;
     let (_, said) = bench.until_tried(2).await;
     assert!(said.contains("8BITMIME"), "{said}");
     assert_eq!(ours.seen().messages.len(), 1);
 }
 
-/// What smtp(8) does with a name of two addresses, of which the first is as each of these.
+/// Starts a Postfix whose smtp(8) gets names of two addresses, the first of them each of these.
 pub(super) fn beside_at_two_addresses(ports: &[u16]) -> Postfix {
     let routes = ports.iter().enumerate();
     let routes: Vec<String> = routes

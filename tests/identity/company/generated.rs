@@ -35,15 +35,15 @@ pub(crate) struct Size {
     pub(crate) messages: usize,
 }
 
-/// What there is to start servers with.
+/// The content that servers are started with.
 #[derive(Default)]
 pub(crate) struct Company {
     /// All entries below those that the server has from the start.
     pub(crate) ldif: String,
     /// `virtual_alias_maps`, as the postmaster wrote it.
     pub(crate) aliases: String,
-    /// What the directory says, as Postfix needs it: forwarding, and the groups that its LDAP
-    /// client cannot follow.
+    /// Directory values as Postfix needs them: forwarding, and the groups that its LDAP client
+    /// cannot follow.
     pub(crate) from_directory: String,
     /// `alias_maps`.
     pub(crate) local_aliases: String,
@@ -534,7 +534,7 @@ impl Maker {
         self.write_group(&[format!("everybody@{MAIN}")], &parts);
     }
 
-    /// What an alias leads to, `below` being the number of those that it may name.
+    /// Returns an alias's target; `below` is the number of aliases that it may name.
     fn target(&mut self, below: usize) -> String {
         let target = match self.chance.below(12) {
             0 => self.outsider(),

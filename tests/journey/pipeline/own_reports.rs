@@ -45,13 +45,13 @@ async fn report(pipeline: &Pipeline, made: SystemTime) -> (ItemId, String) {
     let message = Message::new(Bytes::from_static(OFFER));
     let to = envelope(&["dan@corp.example"]);
     let verdict = pipeline
-        .process(&to, &message, &pipeline.begin(), &Anything, made)
+        .process(&to, &message, &pipeline.begin(), &FullSupport, made)
         .await;
     assert!(verdict.is_ok(), "{verdict:?}");
     let due = pipeline.services.spool.claim(made, 1).await.expect("read");
-    let owed = pipeline.services.spool.load(&due[0]).await.expect("loaded");
-    let original = owed.original.read().expect("in memory");
-    let whole = [&owed.item.prefix[..], &original, &owed.item.suffix].concat();
+    let queued = pipeline.services.spool.load(&due[0]).await.expect("loaded");
+    let original = queued.original.read().expect("in memory");
+    let whole = [&queued.item.prefix[..], &original, &queued.item.suffix].concat();
     (due[0].clone(), String::from_utf8(whole).expect("UTF-8"))
 }
 
@@ -73,12 +73,12 @@ async fn deliver(pipeline: &Pipeline, id: &ItemId, at: SystemTime) {
         .record(id, result, at)
         .await
         .expect("recorded");
-    assert_eq!(owed(pipeline).await, 0);
+    assert_eq!(queued(pipeline).await, 0);
 }
 
 /// Where a report comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+enum Origin {
     Inside,
     Outside,
 }
@@ -87,14 +87,14 @@ enum From {
 /// how many reports it makes.
 async fn comes(
     pipeline: &Pipeline,
-    from: From,
+    from: Origin,
     to: &[&str],
     text: &str,
     at: SystemTime,
 ) -> (u16, usize) {
     let mut envelope = envelope(to);
     envelope.sender = Some(address("ndr@corp.example"));
-    if from == From::Inside {
+    if from == Origin::Inside {
         envelope.client.user = Some("relay".into());
     }
     let mut admitted = pipeline.begin();
@@ -109,16 +109,16 @@ async fn comes(
             Admission::Rejected => panic!("{recipient} is refused"),
         }
     }
-    let before = owed(pipeline).await;
+    let before = queued(pipeline).await;
     let message = Message::new(Bytes::copy_from_slice(text.as_bytes()));
     let verdict = pipeline
-        .process(&envelope, &message, &admitted, &Anything, at)
+        .process(&envelope, &message, &admitted, &FullSupport, at)
         .await;
     let code = match verdict {
         Ok(_) => 250,
         Err(reply) => reply.code,
     };
-    (code, owed(pipeline).await - before)
+    (code, queued(pipeline).await - before)
 }
 
 #[tokio::test]
@@ -130,19 +130,19 @@ async fn a_report_may_come_again_for_five_days_after_its_delivery() {
     let to = ["boss@corp.example"];
     // Not delivered for a month.
     assert_eq!(
-        comes(&pipeline, From::Outside, &to, &text, start + 30 * DAY).await,
+        comes(&pipeline, Origin::Outside, &to, &text, start + 30 * DAY).await,
         (250, 0)
     );
     deliver(&pipeline, &id, start + 30 * DAY).await;
     for (days, outside) in [(31, 250), (34, 250), (36, 550)] {
         let at = start + days * DAY;
         assert_eq!(
-            comes(&pipeline, From::Outside, &to, &text, at).await,
+            comes(&pipeline, Origin::Outside, &to, &text, at).await,
             (outside, 0),
             "{days}"
         );
         assert_eq!(
-            comes(&pipeline, From::Inside, &to, &text, at).await,
+            comes(&pipeline, Origin::Inside, &to, &text, at).await,
             (250, 0),
             "{days}"
         );
@@ -153,7 +153,7 @@ async fn a_report_may_come_again_for_five_days_after_its_delivery() {
     for (days, outside) in [(1, 250), (4, 250), (6, 550)] {
         let at = start + days * DAY;
         assert_eq!(
-            comes(&pipeline, From::Outside, &to, &text, at).await,
+            comes(&pipeline, Origin::Outside, &to, &text, at).await,
             (outside, 0),
             "{days}"
         );
@@ -168,11 +168,11 @@ async fn a_report_may_come_again_for_five_days_after_its_delivery() {
     let (id, text) = report(&open, start).await;
     deliver(&open, &id, start).await;
     assert_eq!(
-        comes(&open, From::Outside, &to, &text, start + 4 * DAY).await,
+        comes(&open, Origin::Outside, &to, &text, start + 4 * DAY).await,
         (250, 0)
     );
     assert_eq!(
-        comes(&open, From::Outside, &to, &text, start + 6 * DAY).await,
+        comes(&open, Origin::Outside, &to, &text, start + 6 * DAY).await,
         (550, 0)
     );
 }
@@ -207,7 +207,7 @@ async fn a_changed_header_passes_and_a_changed_body_only_from_us() {
         format!("Received: from x\r\nX-Spam: no\r\n{text}\r\n\r\n"),
     ];
     for text in &same {
-        for from in [From::Inside, From::Outside] {
+        for from in [Origin::Inside, Origin::Outside] {
             assert_eq!(
                 comes(&pipeline, from, &to, text, now).await,
                 (250, 0),
@@ -218,12 +218,12 @@ async fn a_changed_header_passes_and_a_changed_body_only_from_us() {
     let changed = [with("gr\u{fc}n", "blau"), format!("{text}a footer\r\n")];
     for text in &changed {
         assert_eq!(
-            comes(&pipeline, From::Inside, &to, text, now).await,
+            comes(&pipeline, Origin::Inside, &to, text, now).await,
             (250, 0),
             "{text}"
         );
         assert_eq!(
-            comes(&pipeline, From::Outside, &to, text, now).await,
+            comes(&pipeline, Origin::Outside, &to, text, now).await,
             (550, 0),
             "{text}"
         );
@@ -235,11 +235,11 @@ async fn a_changed_header_passes_and_a_changed_body_only_from_us() {
         ..(*open.ruleset.rules).clone()
     });
     assert_eq!(
-        comes(&open, From::Outside, &to, &changed[0], now).await,
+        comes(&open, Origin::Outside, &to, &changed[0], now).await,
         (250, 0)
     );
     assert_eq!(
-        comes(&open, From::Outside, &also, &changed[0], now).await,
+        comes(&open, Origin::Outside, &also, &changed[0], now).await,
         (250, 1)
     );
 }
@@ -278,14 +278,14 @@ async fn seals_of_older_releases_count_while_they_may_be_in_transit() {
     let now = SystemTime::now();
     let altered = format!("{text}a footer\r\n");
     for (days, text, from, expected) in [
-        (0, &text, From::Outside, (250, 0)),
-        (4, &text, From::Outside, (250, 0)),
-        (4, &text, From::Inside, (250, 0)),
-        (4, &altered, From::Inside, (250, 0)),
-        (4, &altered, From::Outside, (550, 0)),
-        (6, &text, From::Outside, (550, 0)),
+        (0, &text, Origin::Outside, (250, 0)),
+        (4, &text, Origin::Outside, (250, 0)),
+        (4, &text, Origin::Inside, (250, 0)),
+        (4, &altered, Origin::Inside, (250, 0)),
+        (4, &altered, Origin::Outside, (550, 0)),
+        (6, &text, Origin::Outside, (550, 0)),
         // Mail like any other.
-        (6, &altered, From::Inside, (250, 1)),
+        (6, &altered, Origin::Inside, (250, 1)),
     ] {
         let came = comes(&pipeline, from, &to, text, now + days * DAY).await;
         assert_eq!(came, expected, "{days} days, {from:?}");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::lab::{
-    self, Client, DirectoryServer, Fault, OUTSIDE, PATIENCE, Sent, Site, SiteOptions, Slapd,
+    self, Client, DirectoryServer, Fault, OUTSIDE, PATIENCE, SendOutcome, Site, SiteOptions, Slapd,
     message, setting, user, wait,
 };
 
@@ -13,12 +13,12 @@ const FOR_EACH_ROW: usize = 1000;
 /// The user who is known.
 const KNOWN: usize = 3;
 
-/// What the table says of them.
+/// Their names in the table.
 const KNOWN_PEOPLE: &str = "somebody known";
 /// For an answer of the directory, as by default.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What one message met: how long it took, and whether it was accepted.
+/// The duration of one message, and whether it was accepted.
 type Met = (Duration, bool);
 
 /// One kind of mail beside one kind of directory.
@@ -62,7 +62,7 @@ fn send(server: SocketAddr, to: &str, id: &str) -> Met {
     let sent = client.try_message("someone@elsewhere.test", &[to], &content);
     let took = begun.elapsed();
     match sent {
-        Sent::Answered(reply) => (took, reply.code == 250),
+        SendOutcome::Answered(reply) => (took, reply.code == 250),
         lost => panic!("{lost:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! What a soak measures: a table, a picture of it, and a summary.
+//! The measurements of a soak: a table, a picture of it, and a summary.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::lab::{Outcome, Try, write};
+use super::lab::{Attempt, Outcome, write};
 
 /// The process at one moment.
 #[derive(Debug, Clone, Copy)]
@@ -23,15 +23,15 @@ pub(crate) struct Sample {
     /// Its threads.
     pub threads: f64,
     /// Items in the spool.
-    pub owed: f64,
+    pub queued: f64,
 }
 
 impl fmt::Display for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "anonymous memory {:.1} MiB, resident {:.1} MiB, {} descriptors, {} threads, {} items owed",
-            self.anonymous, self.resident, self.descriptors, self.threads, self.owed
+            "anonymous memory {:.1} MiB, resident {:.1} MiB, {} descriptors, {} threads, {} items queued",
+            self.anonymous, self.resident, self.descriptors, self.threads, self.queued
         )
     }
 }
@@ -52,7 +52,7 @@ impl Figures {
         let mut table = made.unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
         writeln!(
             table,
-            "seconds,anonymous_mib,resident_mib,descriptors,threads,owed"
+            "seconds,anonymous_mib,resident_mib,descriptors,threads,queued"
         )
         .expect("it can be written");
         Figures {
@@ -70,12 +70,12 @@ impl Figures {
             resident,
             descriptors,
             threads,
-            owed,
+            queued,
         } = sample;
         let at = at.as_secs_f64();
         writeln!(
             self.table,
-            "{at:.1},{anonymous:.2},{resident:.2},{descriptors},{threads},{owed}"
+            "{at:.1},{anonymous:.2},{resident:.2},{descriptors},{threads},{queued}"
         )
         .expect("it can be written");
         self.samples.push(sample);
@@ -90,7 +90,7 @@ impl Figures {
     }
 
     /// Draws everything over time, with the times of transactions through Copyist and beside it.
-    pub(crate) fn plot(&self, tries: &[Try], beside: &[Try]) {
+    pub(crate) fn plot(&self, tries: &[Attempt], beside: &[Attempt]) {
         type Value = fn(&Sample) -> f64;
         let series = |name: &'static str, value: Value| {
             let points = self
@@ -119,7 +119,10 @@ impl Figures {
                     series("threads", |sample| sample.threads),
                 ],
             ),
-            ("items owed", vec![series("items", |sample| sample.owed)]),
+            (
+                "items queued",
+                vec![series("items", |sample| sample.queued)],
+            ),
             (
                 "SMTP transaction (ms)",
                 vec![
@@ -135,7 +138,7 @@ impl Figures {
 }
 
 /// A percentile of the transactions' times (in milliseconds) in each of a hundred parts of the run.
-fn over_time(tries: &[Try], part: f64, end: f64) -> Vec<(f64, f64)> {
+fn over_time(tries: &[Attempt], part: f64, end: f64) -> Vec<(f64, f64)> {
     let mut parts = vec![Vec::new(); 100];
     for one in tries.iter().filter(|one| one.outcome == Outcome::Accepted) {
         let n = (one.at.as_secs_f64() / end * 100.0) as usize;

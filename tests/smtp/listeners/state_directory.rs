@@ -1,5 +1,4 @@
-//! What the service asks of the place where it keeps what is owed: whose it is, where it lies, and
-//! room.
+//! Demands on the state directory: owner, mode, file system, and free space.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -198,7 +197,7 @@ fn few_inodes_defer_journaled_mail_until_deliveries_free_some() {
     assert_eq!(verdict(&mut mta, "dan@corp.example", &larger), "a");
     relay.wait_for(taken + 1, PATIENCE);
     disk.disperse("somebody-else");
-    wait("nothing is owed", PATIENCE, || copyist.owed() == 0);
+    wait("the queue is empty", PATIENCE, || copyist.queued() == 0);
     assert_eq!(relay.count(), taken + 1, "each came once");
 }
 
@@ -282,7 +281,7 @@ fn on_a_full_disk_the_service_starts_delivers_and_recovers() {
     }
     relay.restart();
     relay.wait_for(20, PATIENCE);
-    wait("nothing is owed", PATIENCE, || copyist.owed() == 0);
+    wait("the queue is empty", PATIENCE, || copyist.queued() == 0);
     for name in ["of-somebody-else", "more-true", "more-false"] {
         disk.free(name);
     }

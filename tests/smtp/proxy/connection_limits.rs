@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use super::lab::{Client, PATIENCE, message, wait};
-use super::{Proxied, to_dan};
+use super::{ProxySite, to_dan};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1));
 const THERE: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9));
 
 /// Opens idle connections from here, until no more are let in; gives those that are.
-fn crowd(site: &Proxied, tries: usize) -> Vec<TcpStream> {
+fn crowd(site: &ProxySite, tries: usize) -> Vec<TcpStream> {
     let opened = (0..tries).filter_map(|_| {
         let mut stream = TcpStream::connect(site.agent.address).expect("it listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("connected");
@@ -24,7 +24,7 @@ fn crowd(site: &Proxied, tries: usize) -> Vec<TcpStream> {
 
 #[test]
 fn one_client_s_idle_connections_do_not_block_others() {
-    let site = Proxied::start("allow_xclient = []", "[limits]\nconnections = 40");
+    let site = ProxySite::start("allow_xclient = []", "[limits]\nconnections = 40");
     let idle = crowd(&site, 60);
     assert_eq!(idle.len(), 10, "a quarter of 40");
     for n in 0..10 {
@@ -42,7 +42,7 @@ fn one_client_s_idle_connections_do_not_block_others() {
 
 #[test]
 fn clients_behind_a_front_server_are_counted_one_by_one() {
-    let site = Proxied::start("", "[limits]\nconnections = 16");
+    let site = ProxySite::start("", "[limits]\nconnections = 16");
     // Itself it has no limit but the one for all.
     let mut clients: Vec<Client> = (0..10).map(|_| site.client()).collect();
     for (n, client) in clients.iter_mut().enumerate() {
@@ -55,7 +55,7 @@ fn clients_behind_a_front_server_are_counted_one_by_one() {
 
 #[test]
 fn a_silent_client_holds_no_next_hop_connection_and_times_out() {
-    let site = Proxied::start("", "[limits]\nnegotiation_time = \"4s\"");
+    let site = ProxySite::start("", "[limits]\nnegotiation_time = \"4s\"");
     let mut idle = crowd(&site, 2);
     assert_eq!(site.next.connections(), 2);
     // Longer than a connection to the next server waits for the first word.

@@ -1,15 +1,15 @@
 //! Answers that nobody asked for: none of them is taken for the answer to something else.
 
-use super::lab::{Mood, message};
-use super::{Proxied, to_dan};
+use super::lab::{ServerBehavior, message};
+use super::{ProxySite, to_dan};
 
 const MORE: &str = "250 2.0.0 and one more\r\n";
 
 /// Whether a message that the next server refuses is refused, and has no report.
-fn refuses(site: &Proxied, what: &str) {
+fn refuses(site: &ProxySite, what: &str) {
     // Of the messages before.
     site.agent.reports();
-    site.next.be(Mood::RefusesMessage);
+    site.next.be(ServerBehavior::RefusesMessage);
     assert_eq!(
         site.send(&format!("<{what}@elsewhere.test>")),
         550,
@@ -20,13 +20,13 @@ fn refuses(site: &Proxied, what: &str) {
 
 #[test]
 fn an_answer_too_many_is_not_taken_for_that_to_the_next_client() {
-    let site = Proxied::start("", "");
+    let site = ProxySite::start("", "");
     // At once, behind the answer that was waited for.
-    site.next.be(Mood::SaysYesTwice);
+    site.next.be(ServerBehavior::SaysYesTwice);
     assert_eq!(site.send("<twice@elsewhere.test>"), 250);
     refuses(&site, "after two");
     // While the connection waits for its next client.
-    site.next.be(Mood::Good);
+    site.next.be(ServerBehavior::Good);
     let mut client = site.client();
     assert_eq!(to_dan(&mut client, "<idle@corp.example>"), 250);
     client.quit();
@@ -38,7 +38,7 @@ fn an_answer_too_many_is_not_taken_for_that_to_the_next_client() {
 
 #[test]
 fn an_answer_too_many_ends_the_session_that_it_comes_in() {
-    let site = Proxied::start("", "");
+    let site = ProxySite::start("", "");
     let mut client = site.client();
     assert_eq!(to_dan(&mut client, "<before@corp.example>"), 250);
     site.next.say(MORE);
@@ -60,8 +60,8 @@ fn an_answer_too_many_ends_the_session_that_it_comes_in() {
 
 #[test]
 fn an_early_reply_is_not_taken_as_the_reply_to_the_message() {
-    let site = Proxied::start("", "");
-    site.next.be(Mood::SaysYesEarly);
+    let site = ProxySite::start("", "");
+    site.next.be(ServerBehavior::SaysYesEarly);
     assert_eq!(site.send("<early@elsewhere.test>"), 451);
     assert!(site.next.taken().is_empty(), "its end was not sent");
     assert_eq!(site.agent.reports().len(), 0);
